@@ -1,0 +1,246 @@
+"""Objects as files below a folder, written aside and published by a link: whole, durable, or not there."""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+from backends.base import Backend, Capabilities, Data, ObjectInfo, check_key
+from backends.errors import (
+    AlreadyExistsError,
+    BackendError,
+    ConfigError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+    UnsupportedError,
+)
+
+__all__ = ["LocalBackend"]
+
+_COPY_SIZE = 1 << 20
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+_RETRY_MAY_HELP = {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.ETIMEDOUT,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+
+
+class LocalBackend(Backend):
+    """A folder. Folders on the way to a key are made when they are needed, and never removed.
+
+    `put` writes `.tmp-<random>` in the same folder, syncs it, sets its modification time to the timestamp, and
+    links it to its name (`if_absent`) or renames it over; then it syncs the folder. A crash leaves at most a
+    `.tmp-` file, which is never listed. An exclusive open of the final name would leave a torn file that
+    nobody may replace, and a check before a rename lets two writers win.
+    """
+
+    scheme = "file"
+    capabilities = Capabilities(put_if_absent=True, timestamps=True, atomic_put=True)
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        """Open a folder, which need not exist yet."""
+        self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
+        self.url = f"file://{self.root}"
+
+    @classmethod
+    def from_url(cls, url: str, **options: object) -> Self:
+        """Open `file:///folder`, `file://folder` (relative) or a plain path; there are no options."""
+        if options:
+            raise ConfigError(f"a folder takes no options: {', '.join(sorted(options))}")
+        if "://" not in url:
+            path = url
+        else:
+            parts = urlsplit(url)
+            if parts.query:
+                raise ConfigError(
+                    f"a file:// URL takes no query: {parts.query!r}; write a '?' in a path as %3F"
+                )
+            path = unquote(("" if parts.netloc in ("", "localhost") else parts.netloc) + parts.path)
+        if not path:
+            raise ConfigError("the URL names no folder: write file:///path/to/folder")
+        return cls(path)
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read bytes `[start, end)` of a file."""
+        with self._translated(key):
+            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                size = os.fstat(descriptor).st_size
+                first = max(0, size + start) if start < 0 else start
+                return _pread(descriptor, first, size if end is None else min(end, size))
+            finally:
+                os.close(descriptor)
+
+    def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
+        """Write a file whole: durable when this returns."""
+        final = self._path(key)
+        with self._translated(key):
+            if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
+                raise AlreadyExistsError(f"{final} exists", key=key)
+            _make_folders(final.parent)
+            aside = final.parent / f".tmp-{secrets.token_hex(8)}"
+            try:
+                self._write_aside(aside, data, timestamp_ms)
+                if if_absent:
+                    _link(aside, final, key)
+                else:
+                    os.replace(aside, final)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(aside)
+            _sync_folder(final.parent)
+
+    def head(self, key: str) -> ObjectInfo:
+        """Look a file up without reading it."""
+        with self._translated(key):
+            found = os.stat(self._path(key))
+            if not stat.S_ISREG(found.st_mode):
+                raise NotFoundError(f"{self._path(key)} is not a file", key=key)
+            return _info(key, found)
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """List the files whose key begins with `prefix`, in key order."""
+        folder = prefix.rpartition("/")[0]
+        found: list[ObjectInfo] = []
+        with self._translated(prefix or None):
+            _walk(self.root / folder, folder, found)
+        wanted = [info for info in found if info.key.startswith(prefix) and info.key > start_after]
+        return iter(sorted(wanted, key=lambda info: info.key))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete files; a missing one is fine. The folders are synced once each."""
+        folders: set[Path] = set()
+        failed: BackendError | None = None
+        for key in keys:
+            try:
+                with self._translated(key):
+                    os.unlink(self._path(key))
+                folders.add(self._path(key).parent)
+            except NotFoundError:
+                continue
+            except BackendError as error:
+                failed = failed or error
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                _sync_folder(folder)
+        if failed is not None:
+            raise failed
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    def _write_aside(self, aside: Path, data: Data, timestamp_ms: int | None) -> None:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        with open(descriptor, "wb", buffering=0) as file:
+            if isinstance(data, bytes | bytearray | memoryview):
+                _write_all(file.fileno(), memoryview(data).cast("B"))
+            else:
+                data.seek(0)
+                while piece := data.read(_COPY_SIZE):
+                    _write_all(file.fileno(), memoryview(piece))
+            if timestamp_ms is not None:
+                os.utime(file.fileno(), ns=(timestamp_ms * 1_000_000, timestamp_ms * 1_000_000))
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _translated(self, key: str | None) -> Iterator[None]:
+        """Turn the system's errors into ours."""
+        try:
+            yield
+        except BackendError:
+            raise
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise NotFoundError(f"{self.url} has no object {key}", key=key) from error
+        except PermissionError as error:
+            raise PermissionDeniedError(
+                f"not allowed by the system: {error.filename or self.root}", key=key
+            ) from error
+        except OSError as error:
+            kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError
+            raise kind(f"{self.url}/{key}: {error.strerror}", key=key) from error
+
+
+def _link(aside: Path, final: Path, key: str) -> None:
+    try:
+        os.link(aside, final, follow_symlinks=False)
+    except FileExistsError as error:
+        raise AlreadyExistsError(f"{final} exists", key=key) from error
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise UnsupportedError(
+                f"the file system of {final.parent} has no hard links, so it cannot create exclusively",
+                key=key,
+            ) from error
+        raise
+
+
+def _pread(descriptor: int, start: int, end: int) -> bytes:
+    data = os.pread(descriptor, max(0, end - start), start)
+    while start + len(data) < end:  # a signal, or the 2 GiB limit of one read
+        more = os.pread(descriptor, end - start - len(data), start + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
+def _write_all(descriptor: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _make_folders(folder: Path) -> None:
+    """Make a folder and those above it, each durable in the one that holds it."""
+    if folder.is_dir():
+        return
+    _make_folders(folder.parent)
+    with suppress(FileExistsError):
+        folder.mkdir()
+    if not folder.is_dir():
+        raise PermissionError(errno.ENOTDIR, "a file is in the way of a folder", str(folder))
+    _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _walk(folder: Path, key: str, found: list[ObjectInfo]) -> None:
+    """Collect the regular files below a folder; one that vanishes meanwhile is left out."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        name = f"{key}/{entry.name}" if key else entry.name
+        with suppress(FileNotFoundError):
+            if entry.is_dir():
+                _walk(folder / entry.name, name, found)
+            elif entry.is_file() and not entry.name.startswith(".tmp-"):
+                found.append(_info(name, entry.stat()))
+
+
+def _info(key: str, found: os.stat_result) -> ObjectInfo:
+    return ObjectInfo(
+        key,
+        found.st_size,
+        datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC),
+        found.st_mtime_ns // 1_000_000,
+        f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}",
+    )

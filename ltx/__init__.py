@@ -1,0 +1,1 @@
+"""LTX files and replicas of SQLite databases."""
