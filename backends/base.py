@@ -15,7 +15,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from backends.errors import ConfigError
+from backends.errors import ConfigError, UnsupportedError
 
 __all__ = ["Backend", "Capabilities", "Data", "ObjectInfo", "Piece", "check_key"]
 
@@ -40,11 +40,13 @@ class Capabilities:
         put_if_absent: `put(if_absent=True)` lets exactly one of any number of writers win.
         timestamps: `put(timestamp_ms=...)` is kept, and `head` gives it back.
         atomic_put: A reader sees the old object or the new one, never a part.
+        exclusive_marker: `mark` lets exactly one of any number of callers win, where `put_if_absent` cannot.
     """
 
     put_if_absent: bool
     timestamps: bool
     atomic_put: bool
+    exclusive_marker: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,23 @@ class Backend(ABC):
         Raises:
             BackendError: Some could not be deleted; `key` names the first of them. The others are gone.
         """
+
+    def mark(self, key: str) -> None:
+        """Take a name: of any number of callers one wins. A marker holds nothing and is never listed.
+
+        Raises:
+            AlreadyExistsError: It is taken, by a marker or an object.
+            UnsupportedError: The backend has no exclusive markers.
+        """
+        raise UnsupportedError(f"{self.url} has no exclusive markers", key=key)
+
+    def unmark(self, key: str) -> None:
+        """Give a marker's name free; a missing one is fine, and an object of that name stays.
+
+        Raises:
+            UnsupportedError: The backend has no exclusive markers.
+        """
+        raise UnsupportedError(f"{self.url} has no exclusive markers", key=key)
 
     def get_ranges(self, pieces: Sequence[Piece]) -> Sequence[bytes]:
         """Read many ranges, of one object or several, in parallel; the answers are in the order asked."""
