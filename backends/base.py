@@ -41,12 +41,14 @@ class Capabilities:
         timestamps: `put(timestamp_ms=...)` is kept, and `head` gives it back.
         atomic_put: A reader sees the old object or the new one, never a part.
         exclusive_marker: `mark` lets exactly one of any number of callers win, where `put_if_absent` cannot.
+        timestamp_step_ms: Timestamps are kept in steps of this many milliseconds, rounded down: 1,000 on SFTP.
     """
 
     put_if_absent: bool
     timestamps: bool
     atomic_put: bool
     exclusive_marker: bool = False
+    timestamp_step_ms: int = 1
 
 
 @dataclass(frozen=True, slots=True)
