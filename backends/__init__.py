@@ -3,7 +3,7 @@
 `open_backend(url)` opens one. Importing this package loads no storage library.
 """
 
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_key
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -15,6 +15,7 @@ from backends.errors import (
     UnknownSchemeError,
     UnsupportedError,
 )
+from backends.keys import check_key
 from backends.registry import open_backend, register, schemes
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "ObjectInfo",
     "PermissionDeniedError",
     "Piece",
+    "Stats",
     "UnavailableError",
     "UnknownSchemeError",
     "UnsupportedError",

@@ -1,23 +1,32 @@
 """What every storage promises: bytes under keys, and nothing about what they mean.
 
-A **key** is relative to the root that the URL named: components joined by `/`, such as
-`ltx/0/0000000000000001-0000000000000001.ltx`. `check_key` holds the rules.
+`backends.keys` says which keys there are; `backends.testing` holds every backend to what is promised here.
 """
 
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import BinaryIO, Self
 
 from backends.errors import ConfigError, UnsupportedError
 
-__all__ = ["Backend", "Capabilities", "Data", "ObjectInfo", "Piece", "check_key"]
+__all__ = [
+    "Backend",
+    "Capabilities",
+    "Data",
+    "ObjectInfo",
+    "Piece",
+    "Stats",
+    "check_put",
+    "check_range",
+    "cut",
+]
 
 Data = bytes | bytearray | memoryview | BinaryIO
 """What can be put: bytes, or a seekable binary file that is read from its start to its end."""
@@ -25,11 +34,16 @@ Data = bytes | bytearray | memoryview | BinaryIO
 Piece = tuple[str, int, int]
 """A key and the half-open range `[start, end)` of its bytes."""
 
-MAX_KEY_SIZE = 900
-"""Bytes of UTF-8; S3 and Azure allow 1,024 with the root in front."""
-
 PARALLEL_READS = 8
 """Requests that one backend has under way at once for `get_ranges` and `read_ahead`."""
+
+_END_OF_TIME_MS = 253_402_300_800_000
+"""The year 10,000: no RFC 3339 time and no file time reaches it."""
+
+_lock = threading.Lock()
+"""Guards what an instance changes after it was made, counters and pools; held for moments only."""
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ class ObjectInfo:
         modified: When the storage says that it was written: a hint, clocks differ. None where unknown.
         timestamp_ms: What `put` was given, in milliseconds since 1970. `head` always has it where the
             backend keeps timestamps; a listing only where it costs no further request.
-        version: Changes when the object is replaced (an ETag, or inode and modification time); "" where unknown.
+        version: Changes when the object is replaced (an ETag, or inode and change time); "" where unknown.
     """
 
     key: str
@@ -71,30 +85,85 @@ class ObjectInfo:
     version: str = ""
 
 
-def check_key(key: str) -> str:
-    """Return the key if every backend can hold it.
+class Stats:
+    """What one backend asked of its storage since it was opened: people pay for it. Safe to use from any thread.
 
-    Raises:
-        ConfigError: It is empty or over 900 bytes (S3), has an empty, `.` or `..` component (a folder would
-            fold it), a backslash or control character (Azure, WebDAV), a component that ends in a dot
-            (Azure), or one that begins with `.tmp-` (where the file backend writes aside).
+    A **request** is one that really went out, retries and the parts of an upload included, under the backend's
+    own word for it: `get`, `put`, `head`, `list`, `delete` and whatever else its protocol has. For a storage
+    without requests it is one call. Bytes are those of objects, without headers and listings.
     """
-    parts = key.split("/")
-    if (
-        not key
-        or len(key.encode()) > MAX_KEY_SIZE
-        or any(part in ("", ".", "..") or part.endswith(".") or part.startswith(".tmp-") for part in parts)
-        or any(character < " " or character in "\\\x7f" for character in key)
-    ):
-        raise ConfigError(f"not a key that every storage can hold: {key!r}", key=key)
-    return key
+
+    def __init__(self) -> None:
+        self._requests: Counter[str] = Counter()
+        self._received = self._sent = 0
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How many requests of each kind there were, as of now."""
+        with _lock:
+            return MappingProxyType(Counter(self._requests))
+
+    @property
+    def received(self) -> int:
+        """Bytes of objects read."""
+        return self._received
+
+    @property
+    def sent(self) -> int:
+        """Bytes of objects written."""
+        return self._sent
+
+    def count(self, kind: str = "", *, received: int = 0, sent: int = 0) -> None:
+        """Count a request of this kind, and bytes; without a kind only bytes."""
+        with _lock:
+            if kind:
+                self._requests[kind] += 1
+            self._received += received
+            self._sent += sent
+
+    def __repr__(self) -> str:
+        requests = ", ".join(f"{count} {kind}" for kind, count in sorted(self.requests.items()))
+        return f"<Stats {requests or 'no requests'}, {self.received} bytes received, {self.sent} sent>"
+
+
+def check_range(end: int | None) -> None:
+    """Refuse a negative end, which `Backend.get` does not know."""
+    if end is not None and end < 0:
+        raise ConfigError(f"a range ends at a byte counted from the object's start, not at {end}")
+
+
+def check_put(timestamp_ms: int | None) -> None:
+    """Refuse a time that not every backend can keep."""
+    if timestamp_ms is not None and not 0 <= timestamp_ms < _END_OF_TIME_MS:
+        raise ConfigError(
+            f"a timestamp is milliseconds since 1970, before the year 10,000, not {timestamp_ms}"
+        )
+
+
+def cut(data: Data, size: int) -> Iterator[bytes | memoryview]:
+    """Cut what is put into pieces of `size` bytes, the last one shorter; nothing at all for no bytes.
+
+    A file is read from its start, one piece at a time; its errors pass through as they are.
+    """
+    if isinstance(data, bytes | bytearray | memoryview):
+        view = memoryview(data).cast("B")
+        yield from (view[start : start + size] for start in range(0, len(view), size))
+        return
+    data.seek(0)
+    while piece := data.read(size):
+        while len(piece) < size and (
+            more := data.read(size - len(piece))
+        ):  # a raw file may read less than asked
+            piece += more
+        yield piece
 
 
 class Backend(ABC):
     """Objects under keys on one storage, below one root. Safe to use from several threads.
 
     A forked child may go on using a backend made by its parent: what cannot cross a fork is made anew.
-    Every method raises `BackendError`s only, and waits no longer than the backend's time limits.
+    Every method raises `BackendError`s only (and, from `put`, what reading the given file raised), and waits no
+    longer than the backend's time limits. After `close` it may be used again: it connects anew.
     """
 
     scheme: str
@@ -105,9 +174,13 @@ class Backend(ABC):
 
     capabilities: Capabilities
 
-    _pool: ThreadPoolExecutor | None = None
-    _pool_owner: int = 0
-    _pool_lock = threading.Lock()
+    stats: Stats
+    """Requests and bytes so far."""
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._pool: ThreadPoolExecutor | None = None
+        self._pool_owner = 0
 
     @classmethod
     @abstractmethod
@@ -132,10 +205,10 @@ class Backend(ABC):
             end: Byte after the last one, not negative; None means to the end. Past the end is cut short.
 
         Returns:
-            The bytes, fewer than asked for only where the object ends.
+            The bytes, fewer than asked for only where the object ends; none where `end` is not after `start`.
 
         Raises:
-            NotFoundError: No object has this key.
+            NotFoundError: No object has this key, be the range empty or not.
             UnavailableError: The service did not answer; a retry may help.
         """
 
@@ -171,12 +244,15 @@ class Backend(ABC):
 
         Args:
             prefix: Beginning of the key as plain text: `a/0` matches `a/0`, `a/01` and `a/0/b`.
-            start_after: Leave out keys up to and including this one.
+            start_after: Leave out keys up to and including this one; it need not exist.
+
+        Returns:
+            The objects by code point of their keys, which is also the order of their UTF-8 bytes.
         """
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete objects; a missing key is fine.
+        """Delete objects; a missing key is fine. Nothing is deleted where one of the keys is not a key.
 
         Raises:
             BackendError: Some could not be deleted; `key` names the first of them. The others are gone.
@@ -225,7 +301,7 @@ class Backend(ABC):
 
     def close(self) -> None:
         """Release connections and threads. Idempotent."""
-        with self._pool_lock:
+        with _lock:
             pool, self._pool = self._pool, None
         if pool is not None and self._pool_owner == os.getpid():
             pool.shutdown(wait=True, cancel_futures=True)
@@ -242,7 +318,7 @@ class Backend(ABC):
         return f"<{type(self).__name__} {self.url}>"
 
     def _executor(self) -> ThreadPoolExecutor:
-        with self._pool_lock:
+        with _lock:
             if self._pool is None or self._pool_owner != os.getpid():  # threads do not survive a fork
                 self._pool = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix=f"{self.scheme}-read")
                 self._pool_owner = os.getpid()

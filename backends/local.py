@@ -9,9 +9,9 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from backends.base import Backend, Capabilities, Data, ObjectInfo, check_key
+from backends.base import Backend, Capabilities, Data, ObjectInfo, check_put, check_range, cut
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -21,6 +21,7 @@ from backends.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from backends.keys import ASIDE_PREFIX, check_key, check_keys, check_prefix
 
 __all__ = ["LocalBackend"]
 
@@ -51,8 +52,9 @@ class LocalBackend(Backend):
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         """Open a folder, which need not exist yet."""
+        super().__init__()
         self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
-        self.url = f"file://{self.root}"
+        self.url = f"file://{quote(os.fsencode(self.root))}"
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
@@ -63,56 +65,73 @@ class LocalBackend(Backend):
             path = url
         else:
             parts = urlsplit(url)
-            if parts.query:
-                raise ConfigError(
-                    f"a file:// URL takes no query: {parts.query!r}; write a '?' in a path as %3F"
-                )
-            path = unquote(("" if parts.netloc in ("", "localhost") else parts.netloc) + parts.path)
+            if parts.query or parts.fragment:
+                raise ConfigError(f"a file:// URL takes no query: write '?' as %3F and '#' as %23 in {url!r}")
+            host = "" if parts.netloc == "localhost" else parts.netloc
+            path = os.fsdecode(unquote_to_bytes(host + parts.path))
         if not path:
             raise ConfigError("the URL names no folder: write file:///path/to/folder")
         return cls(path)
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read bytes `[start, end)` of a file."""
+        check_range(end)
+        path = self._path(key)
+        self.stats.count("get")
         with self._translated(key):
-            descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not block
             try:
-                size = os.fstat(descriptor).st_size
-                first = max(0, size + start) if start < 0 else start
-                return _pread(descriptor, first, size if end is None else min(end, size))
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise NotFoundError(f"{path} is not a file", key=key)
+                first = max(0, found.st_size + start) if start < 0 else start
+                data = _pread(descriptor, first, found.st_size if end is None else min(end, found.st_size))
             finally:
                 os.close(descriptor)
+        self.stats.count(received=len(data))
+        return data
 
     def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
         """Write a file whole: durable when this returns."""
+        check_put(timestamp_ms)
         final = self._path(key)
-        with self._translated(key):
-            if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
-                raise AlreadyExistsError(f"{final} exists", key=key)
-            _make_folders(final.parent)
-            aside = final.parent / f".tmp-{secrets.token_hex(8)}"
+        self.stats.count("put")
+        aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        try:
+            with self._translated(key):
+                if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
+                    raise AlreadyExistsError(f"{final} exists", key=key)
+                self._make_folders(final.parent, key)
+                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             try:
-                self._write_aside(aside, data, timestamp_ms)
+                self._write(descriptor, key, data, timestamp_ms)
+            finally:
+                os.close(descriptor)
+            with self._translated(key):
                 if if_absent:
                     _link(aside, final, key)
                 else:
                     os.replace(aside, final)
-            finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(aside)
+        finally:
+            with suppress(OSError):
+                os.unlink(aside)
+        with self._translated(key):
             _sync_folder(final.parent)
 
     def head(self, key: str) -> ObjectInfo:
         """Look a file up without reading it."""
+        path = self._path(key)
+        self.stats.count("head")
         with self._translated(key):
-            found = os.stat(self._path(key))
-            if not stat.S_ISREG(found.st_mode):
-                raise NotFoundError(f"{self._path(key)} is not a file", key=key)
-            return _info(key, found)
+            found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise NotFoundError(f"{path} is not a file", key=key)
+        return _info(key, found)
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the files whose key begins with `prefix`, in key order."""
-        folder = prefix.rpartition("/")[0]
+        folder = check_prefix(prefix).rpartition("/")[0]
+        self.stats.count("list")
         found: list[ObjectInfo] = []
         with self._translated(prefix or None):
             _walk(self.root / folder, folder, found)
@@ -121,6 +140,8 @@ class LocalBackend(Backend):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete files; a missing one is fine. The folders are synced once each."""
+        keys = check_keys(keys)
+        self.stats.count("delete")
         folders: set[Path] = set()
         failed: BackendError | None = None
         for key in keys:
@@ -133,7 +154,7 @@ class LocalBackend(Backend):
             except BackendError as error:
                 failed = failed or error
         for folder in folders:
-            with suppress(FileNotFoundError):
+            with suppress(NotFoundError), self._translated(None):
                 _sync_folder(folder)
         if failed is not None:
             raise failed
@@ -141,18 +162,27 @@ class LocalBackend(Backend):
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _write_aside(self, aside: Path, data: Data, timestamp_ms: int | None) -> None:
-        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with open(descriptor, "wb", buffering=0) as file:
-            if isinstance(data, bytes | bytearray | memoryview):
-                _write_all(file.fileno(), memoryview(data).cast("B"))
-            else:
-                data.seek(0)
-                while piece := data.read(_COPY_SIZE):
-                    _write_all(file.fileno(), memoryview(piece))
+    def _write(self, descriptor: int, key: str, data: Data, timestamp_ms: int | None) -> None:
+        """Write, date and sync a file; what reading the source raises is not taken for ours."""
+        for piece in cut(data, _COPY_SIZE):
+            with self._translated(key):
+                _write_all(descriptor, memoryview(piece))
+            self.stats.count(sent=len(piece))
+        with self._translated(key):
             if timestamp_ms is not None:
-                os.utime(file.fileno(), ns=(timestamp_ms * 1_000_000, timestamp_ms * 1_000_000))
-            os.fsync(file.fileno())
+                os.utime(descriptor, ns=(timestamp_ms * 1_000_000, timestamp_ms * 1_000_000))
+            os.fsync(descriptor)
+
+    def _make_folders(self, folder: Path, key: str) -> None:
+        """Make a folder and those above it, each durable in the one that holds it."""
+        if folder.is_dir():
+            return
+        if os.path.lexists(folder):
+            raise ConfigError(f"a file is in the way of a folder: {folder}", key=key)
+        self._make_folders(folder.parent, key)
+        with suppress(FileExistsError):
+            folder.mkdir()
+        _sync_folder(folder.parent)
 
     @contextmanager
     def _translated(self, key: str | None) -> Iterator[None]:
@@ -161,7 +191,9 @@ class LocalBackend(Backend):
             yield
         except BackendError:
             raise
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        except IsADirectoryError as error:
+            raise ConfigError(f"a folder is in the way of a file: {self.root}/{key}", key=key) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{self.url} has no object {key}", key=key) from error
         except PermissionError as error:
             raise PermissionDeniedError(
@@ -169,7 +201,7 @@ class LocalBackend(Backend):
             ) from error
         except OSError as error:
             kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError
-            raise kind(f"{self.url}/{key}: {error.strerror}", key=key) from error
+            raise kind(f"{error.strerror}: {self.root}/{key or ''}", key=key) from error
 
 
 def _link(aside: Path, final: Path, key: str) -> None:
@@ -201,18 +233,6 @@ def _write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _make_folders(folder: Path) -> None:
-    """Make a folder and those above it, each durable in the one that holds it."""
-    if folder.is_dir():
-        return
-    _make_folders(folder.parent)
-    with suppress(FileExistsError):
-        folder.mkdir()
-    if not folder.is_dir():
-        raise PermissionError(errno.ENOTDIR, "a file is in the way of a folder", str(folder))
-    _sync_folder(folder.parent)
-
-
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -224,7 +244,8 @@ def _sync_folder(folder: Path) -> None:
 def _walk(folder: Path, key: str, found: list[ObjectInfo]) -> None:
     """Collect the regular files below a folder; one that vanishes meanwhile is left out."""
     try:
-        entries = list(os.scandir(folder))
+        with os.scandir(folder) as found_here:
+            entries = list(found_here)
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
@@ -232,7 +253,7 @@ def _walk(folder: Path, key: str, found: list[ObjectInfo]) -> None:
         with suppress(FileNotFoundError):
             if entry.is_dir():
                 _walk(folder / entry.name, name, found)
-            elif entry.is_file() and not entry.name.startswith(".tmp-"):
+            elif entry.is_file() and not entry.name.startswith(ASIDE_PREFIX):
                 found.append(_info(name, entry.stat()))
 
 
@@ -242,5 +263,5 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
         found.st_size,
         datetime.fromtimestamp(found.st_mtime_ns / 1e9, UTC),
         found.st_mtime_ns // 1_000_000,
-        f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}",
+        f"{found.st_ino:x}-{found.st_ctime_ns:x}",  # an inode number is used again, and mtime is ours to set
     )

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self
 
-from backends.base import Backend, Capabilities, Data, ObjectInfo, check_key
+from backends.base import Backend, Capabilities, Data, ObjectInfo, check_put, check_range, cut
 from backends.errors import AlreadyExistsError, ConfigError, NotFoundError
+from backends.keys import check_key, check_keys, check_prefix
 
 __all__ = ["MemoryBackend"]
+
+_COPY_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class MemoryBackend(Backend):
 
     def __init__(self, name: str = "") -> None:
         """Open the store of that name, and make it where there is none."""
+        super().__init__()
         self.url = f"memory://{name}"
         self._store = _stores.setdefault(name, _Store())
 
@@ -48,16 +52,18 @@ class MemoryBackend(Backend):
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read bytes `[start, end)` of an object."""
-        return self._find(key).data[start:end]
+        check_range(end)
+        self.stats.count("get")
+        data = self._find(key).data[start:end]
+        self.stats.count(received=len(data))
+        return data
 
     def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
         """Write an object whole."""
         check_key(key)
-        whole = (
-            bytes(data)
-            if isinstance(data, bytes | bytearray | memoryview)
-            else (data.seek(0), data.read())[1]
-        )
+        check_put(timestamp_ms)
+        whole = b"".join(cut(data, _COPY_SIZE))
+        self.stats.count("put", sent=len(whole))
         with self._store.lock:
             if if_absent and key in self._store.objects:
                 raise AlreadyExistsError(f"{self.url}/{key} exists", key=key)
@@ -67,10 +73,13 @@ class MemoryBackend(Backend):
 
     def head(self, key: str) -> ObjectInfo:
         """Look an object up without reading it."""
+        self.stats.count("head")
         return self._find(key).info
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order."""
+        check_prefix(prefix)
+        self.stats.count("list")
         with self._store.lock:
             infos = [stored.info for stored in self._store.objects.values()]
         found = [info for info in infos if info.key.startswith(prefix) and info.key > start_after]
@@ -78,6 +87,8 @@ class MemoryBackend(Backend):
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a missing key is fine."""
+        keys = check_keys(keys)
+        self.stats.count("delete")
         with self._store.lock:
             for key in keys:
                 self._store.objects.pop(key, None)
