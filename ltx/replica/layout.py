@@ -1,0 +1,65 @@
+"""Where the files of a replica lie: two layouts, as the real Litestream has them (docs/formats/replica.md).
+
+On S3 and its like a level is four hex digits, `0000/<name>`; everywhere else it is a digit below `ltx/`,
+`ltx/0/<name>`. Either is recognised on any storage.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ltx.format import TXID, file_name, parse_file_name
+
+__all__ = ["FLAT", "FOLDERS", "LEVELS", "SNAPSHOT_LEVEL", "Layout", "Location", "native_layout", "parse_key"]
+
+SNAPSHOT_LEVEL = 9
+LEVELS = range(SNAPSHOT_LEVEL + 1)
+"""Level 0 as written, levels 1 to 8 merged, level 9 snapshots."""
+
+_FLAT_SCHEMES = frozenset({"s3", "oss"})
+_KEY = re.compile(r"(?:ltx/([0-9])|000([0-9]))/([^/]+)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One of the two ways to name a replica's files."""
+
+    template: str
+
+    def key(self, level: int, min_txid: int, max_txid: int) -> str:
+        """Return the key of a file."""
+        return self.prefix(level) + file_name(min_txid, max_txid)
+
+    def prefix(self, level: int) -> str:
+        """Return what the keys of a level begin with."""
+        return self.template.format(level=level)
+
+
+FOLDERS = Layout("ltx/{level}/")
+FLAT = Layout("{level:04x}/")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """What a key says of the file under it."""
+
+    layout: Layout
+    level: int
+    min_txid: TXID
+    max_txid: TXID
+
+
+def native_layout(scheme: str) -> Layout:
+    """Return the layout that the real Litestream uses on a storage."""
+    return FLAT if scheme in _FLAT_SCHEMES else FOLDERS
+
+
+def parse_key(key: str) -> Location | None:
+    """Return what a key says, in either layout, or None where it is not an LTX file of a replica."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        return None
+    txids = parse_file_name(match[3])
+    if txids is None:
+        return None
+    layout, level = (FOLDERS, int(match[1])) if match[1] else (FLAT, int(match[2]))
+    return Location(layout, level, *txids)

@@ -1,0 +1,160 @@
+"""Putting a restored database in its place: at once and whole, or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import apsw
+
+from ltx.errors import DatabaseError, LTXError, OutputExistsError
+from ltx.sqlite import leave_wal_on_close, sync_folder
+
+__all__ = ["INTEGRITY_CHECKS", "NewDatabase", "check_integrity", "new_database"]
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+INTEGRITY_CHECKS = ("none", "quick", "full")
+
+
+class NewDatabase:
+    """A file beside an output, which becomes the output when `install` returns and is gone otherwise."""
+
+    def __init__(self, output: Path, aside: Path, descriptor: int) -> None:
+        self.output = output
+        self.aside = aside
+        self.descriptor = descriptor
+
+    def clear(self) -> None:
+        """Begin anew with an empty file."""
+        os.ftruncate(self.descriptor, 0)
+
+    def install(self, *, force: bool) -> None:
+        """Sync the file and give it the output's name, durably.
+
+        Side files of an older database of that name (`-wal`, `-shm`, `-journal`) are removed first: SQLite
+        would replay them over the new one. With `force` an old database is locked while that happens.
+
+        Raises:
+            OutputExistsError: The output exists, and `force` is not set.
+            DatabaseError: The old database is in use.
+        """
+        with ExitStack() as held:
+            exists = os.path.lexists(self.output)
+            if exists and not force:
+                raise _exists(self.output)
+            if exists:
+                old = os.stat(self.output)
+                os.fchmod(self.descriptor, old.st_mode & 0o7777)
+                with suppress(PermissionError):
+                    os.fchown(self.descriptor, old.st_uid, old.st_gid)
+            os.fsync(self.descriptor)
+            if exists:
+                held.enter_context(_locked(self.output))
+            for suffix in SIDE_FILES:
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{self.output}{suffix}")
+            if exists:
+                os.replace(self.aside, self.output)
+            else:
+                _publish(self.aside, self.output)
+            sync_folder(self.output.parent)
+
+
+@contextmanager
+def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[NewDatabase]:
+    """Open an empty file beside an output; it is removed at the end unless it was installed.
+
+    Raises:
+        OutputExistsError: The output exists, and `force` is not set.
+        LTXError: The folder does not exist, or the output is no file.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(output))))
+    if path.is_symlink():
+        path = path.resolve()
+    if path.is_dir():
+        raise LTXError(f"the output {path} is a folder: name a file in it")
+    if not path.parent.is_dir():
+        raise LTXError(f"the folder {path.parent} does not exist: make it first")
+    if path.exists() and not force:
+        raise _exists(path)
+    aside = path.parent / f".{path.name[:200]}.{secrets.token_hex(6)}.tmp"
+    descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        yield NewDatabase(path, aside, descriptor)
+    finally:
+        os.close(descriptor)
+        with suppress(FileNotFoundError):
+            os.unlink(aside)
+
+
+def check_integrity(path: Path, kind: str) -> None:
+    """Run SQLite's own check on a database that nobody else has open; nothing is written.
+
+    Args:
+        path: The database.
+        kind: `none`, `quick` or `full`.
+
+    Raises:
+        DatabaseError: It found something; the message has the first findings.
+        ValueError: No such kind.
+    """
+    if kind not in INTEGRITY_CHECKS:
+        raise ValueError(f"an integrity check is none, quick or full, not {kind!r}")
+    if kind == "none":
+        return
+    pragma = "quick_check" if kind == "quick" else "integrity_check"
+    uri = f"file:{_quoted(path)}?mode=ro&immutable=1"
+    connection = apsw.Connection(uri, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+    try:
+        found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}(10)")]
+    except apsw.Error as error:
+        found = [str(error)]
+    finally:
+        connection.close()
+    if found != ["ok"]:
+        raise DatabaseError(f"SQLite's {pragma} of the restored database found: {'; '.join(found)}")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a database exclusively, with all that its WAL or journal holds brought into it.
+
+    What is no database is not locked: there is nobody whom it would serve.
+
+    Raises:
+        DatabaseError: Somebody has it open.
+    """
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection.set_busy_timeout(1000)
+        leave_wal_on_close(connection)  # by then the name is the new database's
+        try:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE; COMMIT")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except (apsw.NotADBError, apsw.CorruptError):
+            pass
+        except (apsw.BusyError, apsw.LockedError) as error:
+            raise DatabaseError(f"{path} is in use: stop whatever has it open, then try again") from error
+        yield
+    finally:
+        connection.close()
+
+
+def _publish(aside: Path, output: Path) -> None:
+    """Give the file its name where none must be taken; a file system without links gets a rename."""
+    try:
+        os.link(aside, output)
+    except FileExistsError as error:
+        raise _exists(output) from error
+    except OSError:
+        os.rename(aside, output)
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path} exists: use --force (force=True) to replace it, or name another output")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,294 @@
+"""The replica of one database: what lies there, what it can give back, and giving it back."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Self, TypeVar
+
+from backends.retrying import RetryingBackend
+
+from backends import Backend, NotFoundError, open_backend
+from ltx.errors import CorruptError, NoSnapshotError, NotReachableError, ReplicaError
+from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
+from ltx.replica.apply import FileError, Progress, apply_files
+from ltx.replica.files import LTXFile, files_of
+from ltx.replica.layout import Layout, native_layout
+from ltx.replica.output import check_integrity, new_database
+from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
+from ltx.replica.times import format_time, last_at, parse_time
+
+__all__ = ["Replica", "Restored"]
+
+_T = TypeVar("_T")
+
+_PLANS = 5
+"""How often a restore plans anew when files vanish or are damaged."""
+
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        path: The new database.
+        txid: The last transaction in it.
+        time: When that one was committed.
+        files: The files it was made from, in order.
+        size: Bytes of the database.
+        passed_over: Keys of files that were damaged or gone, and that the result did without.
+        duration_s: Seconds it took.
+    """
+
+    path: Path
+    txid: TXID
+    time: datetime
+    files: tuple[LTXFile, ...]
+    size: int
+    passed_over: tuple[str, ...]
+    duration_s: float
+
+
+class Replica:
+    """The LTX files of one database on one storage. Holds no lock and writes nothing.
+
+    Listings are never cached; headers are, since files never change.
+
+    Args:
+        backend: The storage, its root being the replica's.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.layout: Layout = native_layout(backend.scheme)
+        self._headers: dict[tuple[str, int, str], Header] = {}
+
+    @classmethod
+    def open(cls, url: str, **storage_options: object) -> Self:
+        """Open the replica that a URL names. Nothing is sent yet.
+
+        Args:
+            url: Such as `s3://bucket/app`, or a plain path.
+            storage_options: What a URL cannot hold, handed to the backend.
+
+        Raises:
+            backends.ConfigError: The URL or an option is wrong.
+        """
+        return cls(RetryingBackend(open_backend(url, **storage_options)))
+
+    @property
+    def url(self) -> str:
+        """Where it lies, without any secret."""
+        return self.backend.url
+
+    def files(self, level: int | None = None) -> Sequence[LTXFile]:
+        """List the LTX files, sorted by level and TXID, in one listing.
+
+        Args:
+            level: 0 to 9, or None for all.
+        """
+        native = native_layout(self.backend.scheme)
+        found, self.layout = files_of(self.backend.list(), native)
+        return [file for file in found if level is None or file.level == level]
+
+    def headers(self, files: Sequence[LTXFile]) -> Sequence[Header]:
+        """Read the headers of files, in parallel: 100 bytes of each that was not read before.
+
+        Raises:
+            CorruptError: One is no LTX file's.
+            NotFoundError: One is gone.
+        """
+        unknown = [file for file in files if _identity(file) not in self._headers]
+        pieces = [(file.key, 0, HEADER_SIZE) for file in unknown]
+        if pieces:
+            for file, data in zip(unknown, self.backend.get_ranges(pieces), strict=True):
+                self._headers[_identity(file)] = Header.unpack(data)
+        return [self._headers[_identity(file)] for file in files]
+
+    def times(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
+        """Return when transactions were committed.
+
+        The time of a TXID is the smallest in the headers of the files that end with it: a snapshot carries the
+        clock of its making, which is later.
+
+        Args:
+            txids: TXIDs that files end with.
+            files: The replica's files.
+        """
+        wanted = set(txids)
+        ending = [file for file in files if file.max_txid in wanted and file.is_usable]
+        while True:
+            try:
+                headers = self.headers(ending)
+                break
+            except (
+                NotFoundError
+            ) as error:  # pruned since the listing; another one has the time too, or none has
+                rest = [file for file in ending if file.key != error.key]
+                if len(rest) == len(ending) or {file.max_txid for file in rest} != wanted:
+                    raise
+                ending = rest
+        earliest: dict[int, datetime] = {}
+        for header in headers:
+            known = earliest.get(header.max_txid, header.timestamp)
+            earliest[header.max_txid] = min(known, header.timestamp)
+        return [earliest[txid] for txid in txids]
+
+    def plan(
+        self,
+        at: str | datetime | None = None,
+        txid: int | str | None = None,
+        *,
+        files: Sequence[LTXFile] | None = None,
+    ) -> Plan:
+        """Find the files that give the newest state, or the one at a time or after a transaction.
+
+        Args:
+            at: A time as `parse_time` reads it: the last transaction not after it is meant.
+            txid: A TXID, as a number or as 16 hex digits.
+            files: The replica's files, where they are known; None lists them.
+
+        Raises:
+            NoSnapshotError: Nothing can be restored.
+            GapError: Files are missing before what was asked for; the error names what can be had.
+            NotReachableError: The TXID or time is not one that can be restored; its neighbours are named.
+            ValueError: Both `at` and `txid` are given, or one of them is malformed.
+        """
+        if at is not None and txid is not None:
+            raise ValueError("give a time or a TXID, not both")
+        known = self.files() if files is None else files
+        if not known:
+            raise NoSnapshotError(
+                f"no LTX files lie at {self.url}: check the URL, or replicate a database to it"
+            )
+        if at is not None:
+            return make_plan(known, self._last_at(parse_time(at), known))
+        return make_plan(known, parse_txid(txid) if isinstance(txid, str) else txid)
+
+    def restore(
+        self,
+        output: str | os.PathLike[str],
+        *,
+        at: str | datetime | None = None,
+        txid: int | str | None = None,
+        force: bool = False,
+        integrity_check: str = "none",
+        progress: Progress | None = None,
+    ) -> Restored:
+        """Write the database as it was to a file: verified, synced, and in place at once or not at all.
+
+        Memory stays flat whatever the size of the database. A file that is damaged or vanishes is planned
+        around, to the same TXID, where other files have its content.
+
+        Args:
+            output: The file to make. Without `force` it must not exist.
+            at: The time to go back to; None with no `txid` for the newest state.
+            txid: The last transaction to include.
+            force: Replace an existing output, unless somebody has it open.
+            integrity_check: SQLite's own check of the result: `none`, `quick` or `full`.
+            progress: Called with the bytes done and in all.
+
+        Raises:
+            OutputExistsError: The output exists. It is untouched, as after every error.
+            DatabaseError: The old output is in use, or the integrity check found something.
+            CorruptError: A file is damaged, and no others have its content.
+            NoSnapshotError, GapError, NotReachableError: As `plan`.
+        """
+        started = time.monotonic()
+        with new_database(output, force=force) as new:
+            files = self.files()
+            plan = self.plan(at, txid, files=files)
+
+            def write(wanted: Sequence[LTXFile]) -> Header:
+                new.clear()
+                return apply_files(self.backend, wanted, new.descriptor, progress)
+
+            header, plan, passed_over = self.use(plan, write)
+            check_integrity(new.aside, integrity_check)
+            committed = self._committed(plan, files, header)
+            new.install(force=force)
+            return Restored(
+                new.output,
+                plan.txid,
+                committed,
+                plan.files,
+                header.commit * header.page_size,
+                passed_over,
+                time.monotonic() - started,
+            )
+
+    def _committed(self, plan: Plan, files: Sequence[LTXFile], header: Header) -> datetime:
+        try:
+            return self.times([plan.txid], files)[0]
+        except (NotFoundError, CorruptError):  # planned around, or pruned meanwhile
+            return header.timestamp
+
+    def use(self, plan: Plan, attempt: Callable[[Sequence[LTXFile]], _T]) -> tuple[_T, Plan, tuple[str, ...]]:
+        """Do something with a plan's files, and again with others when one of them is damaged or gone.
+
+        Args:
+            plan: The plan to begin with; every other one leads to the same TXID.
+            attempt: Called with the files of a plan, each time from the start; raises `FileError` to give up.
+
+        Returns:
+            What `attempt` returned, the plan that it got there with, and the keys that were passed over.
+        """
+        avoided: list[str] = []
+        while True:
+            try:
+                return attempt(plan.files), plan, tuple(avoided)
+            except FileError as error:
+                avoided.append(error.file.key)
+                rest = [file for file in self.files() if file.key not in avoided]
+                try:
+                    if len(avoided) >= _PLANS:
+                        raise error.public() from error
+                    plan = make_plan(rest, plan.txid)
+                except ReplicaError:
+                    raise error.public() from error
+
+    def _last_at(self, at: datetime, files: Sequence[LTXFile]) -> TXID:
+        reach = reach_of(files)
+        if not reach.txids:
+            make_plan(files)  # says why
+        now = datetime.now(UTC)
+        if at > now + _CLOCKS_DIFFER:
+            newest = self.times([reach.txids[-1]], files)[0]
+            raise NotReachableError(
+                f"{format_time(at)} is in the future; the newest is TXID {format_txid(reach.txids[-1])} of "
+                f"{format_time(newest)}",
+                before=reach.txids[-1],
+            )
+        txid = last_at(reach.txids, at, lambda some: self.times(some, files))
+        if reach.gap and txid == reach.txids[-1]:
+            self._check_gap(at, reach, files)
+        return txid
+
+    def _check_gap(self, at: datetime, reach: Reach, files: Sequence[LTXFile]) -> None:
+        """Refuse a time whose last transaction lies beyond missing files: an older state is not what was asked."""
+        if reach.gap is None:
+            return
+        first = min(file.max_txid for file in files if file.is_usable and file.max_txid > reach.gap[0])
+        if self.times([first], files)[0] <= at:
+            raise gap_error(reach)
+
+    def close(self) -> None:
+        """Release the storage's connections."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.url}>"
+
+
+def _identity(file: LTXFile) -> tuple[str, int, str]:
+    return file.key, file.size, file.version

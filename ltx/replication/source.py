@@ -1,0 +1,180 @@
+"""A live database held still: its committed pages under a read transaction, and nothing written to it."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+
+from ltx.errors import DatabaseError
+from ltx.format import lock_page
+from ltx.sqlite import leave_wal_on_close
+
+if TYPE_CHECKING:
+    from ltx.replication.wal import CommittedFrames, WALHeader
+
+__all__ = ["MovedError", "PinnedDatabase", "pinned"]
+
+_BUSY_TIMEOUT_MS = 5000
+_READ_SIZE = 1 << 20
+_DATABASE, _JOURNAL = 0, 1
+
+
+class MovedError(DatabaseError):
+    """What was read does not belong together: the WAL began anew meanwhile. Pin again."""
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedDatabase:
+    """One committed state of a database, readable as long as the pin is held.
+
+    Attributes:
+        path: The database.
+        page_size: Bytes of a page.
+        commit: Its size in pages.
+        timestamp_ms: When it was pinned.
+    """
+
+    path: Path
+    page_size: int
+    commit: int
+    timestamp_ms: int
+    _connection: apsw.Connection
+    _wal: "_PinnedWAL | None"
+    _inode: tuple[int, int]
+
+    def pages(self) -> Iterator[tuple[int, bytes]]:
+        """Yield every page but the lock page, in order.
+
+        Only when the iteration ends without an error do the pages belong together.
+
+        Raises:
+            MovedError: The WAL began anew meanwhile.
+            DatabaseError: The file was replaced, or the read transaction is gone.
+        """
+        size, skipped = self.page_size, lock_page(self.page_size)
+        from_wal = iter(self._wal.frames() if self._wal else ())
+        in_wal, offset = next(from_wal, (0, 0))
+        run = max(1, _READ_SIZE // size)
+        for first in range(1, self.commit + 1, run):
+            count = min(run, self.commit + 1 - first)
+            data = memoryview(self._read(_DATABASE, (first - 1) * size, count * size))
+            for place in range(count):
+                pgno = first + place
+                page = bytes(data[place * size : (place + 1) * size])
+                if pgno == in_wal:
+                    page = self._read(_JOURNAL, offset, size)
+                    in_wal, offset = next(from_wal, (0, 0))
+                if pgno != skipped:
+                    yield pgno, page
+        self.check()
+
+    def check(self) -> None:
+        """Raise unless the pin has held since it began."""
+        if self._connection.txn_state("main") != apsw.SQLITE_TXN_READ:
+            raise DatabaseError(f"the read transaction on {self.path} ended by itself: try again")
+        if _inode_of(self.path) != self._inode:
+            raise DatabaseError(f"{self.path} was replaced by another file while it was read: try again")
+        if self._wal and self._read(_JOURNAL, 0, len(self._wal.raw_header)) != self._wal.raw_header:
+            raise MovedError(f"the WAL of {self.path} began anew while it was read: try again")
+
+    def _read(self, which: int, offset: int, size: int) -> bytes:
+        return self._connection.read("main", which, offset, size)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _PinnedWAL:
+    raw_header: bytes
+    header: "WALHeader"
+    committed: "CommittedFrames"
+
+    def frames(self) -> Iterator[tuple[int, int]]:
+        for pgno, offset in zip(self.committed.pgnos, self.committed.offsets, strict=True):
+            yield int(pgno), int(offset)
+
+
+@contextmanager
+def pinned(path: str | os.PathLike[str]) -> Iterator[PinnedDatabase]:
+    """Hold a database at its last commit, in WAL or rollback-journal mode, without writing to it.
+
+    In WAL mode writers go on meanwhile; in rollback-journal mode they wait, since readers hold a SHARED lock.
+
+    Raises:
+        DatabaseError: There is no database, it is empty, or it stays locked for 5 seconds.
+    """
+    database = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+    with _connected(database) as connection:
+        try:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+            mode = str(connection.execute("PRAGMA journal_mode").fetchall()[0][0])
+        except apsw.NotADBError as error:
+            raise DatabaseError(f"{database} is not a SQLite database") from error
+        except (apsw.BusyError, apsw.LockedError) as error:
+            raise DatabaseError(
+                f"{database} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again"
+            ) from error
+        except apsw.Error as error:
+            raise DatabaseError(f"{database} cannot be read: {error}") from error
+        timestamp_ms = time.time_ns() // 1_000_000
+        page_size, page_count = _size(connection)
+        if page_count == 0:
+            raise DatabaseError(f"{database} is empty: there is nothing to replicate before its first table")
+        wal = (
+            _pin_wal(lambda offset, size: connection.read("main", _JOURNAL, offset, size)[1])
+            if mode == "wal"
+            else None
+        )
+        commit = wal.committed.commit if wal and wal.committed.commit else page_count
+        yield PinnedDatabase(database, page_size, commit, timestamp_ms, connection, wal, _inode_of(database))
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[apsw.Connection]:
+    """Open a database so that closing it changes nothing: no checkpoint, and the WAL stays where one was."""
+    if not path.is_file():
+        raise DatabaseError(f"there is no database {path}")
+    wal = Path(f"{path}-wal")
+    had_wal = wal.exists() and wal.stat().st_size > 0
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error as error:
+        raise DatabaseError(f"{path} cannot be opened: {error}") from error
+    try:
+        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        if had_wal:
+            leave_wal_on_close(connection)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _pin_wal(read: Callable[[int, int], bytes]) -> _PinnedWAL | None:
+    """Find the committed frames. The read transaction must have begun: what is read here cannot be lost then."""
+    from ltx.replication.wal import WAL_HEADER_SIZE, WALHeader, committed_frames
+
+    while True:
+        raw = read(0, WAL_HEADER_SIZE)
+        header = WALHeader.unpack(raw)
+        if header is None:
+            return None
+        found = committed_frames(read, header)
+        if read(0, WAL_HEADER_SIZE) == raw:  # else it began anew while it was scanned
+            return _PinnedWAL(raw, header, found)
+
+
+def _size(connection: apsw.Connection) -> tuple[int, int]:
+    [(page_size,)] = connection.execute("PRAGMA page_size").fetchall()
+    [(page_count,)] = connection.execute("PRAGMA page_count").fetchall()
+    if not isinstance(page_size, int) or not isinstance(page_count, int):
+        raise DatabaseError("SQLite does not tell the size of the database")
+    return page_size, page_count
+
+
+def _inode_of(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
