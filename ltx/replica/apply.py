@@ -9,7 +9,7 @@ from ltx.errors import CorruptError, LTXError
 from ltx.format import Decoder, Header, lock_page
 from ltx.replica.files import LTXFile
 
-__all__ = ["FileError", "Progress", "apply_files", "decoded"]
+__all__ = ["FileError", "Progress", "apply_files", "decoded", "pages_between"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all; the first call has done = 0."""
@@ -140,14 +140,14 @@ def _apply(decoder: Decoder, before: Header | None, descriptor: int) -> None:
     if before and header.page_size != before.page_size:
         raise CorruptError(f"pages of {header.page_size} bytes after pages of {before.page_size}", offset=8)
     grown = _write_pages(decoder, descriptor, header.page_size, old_commit)
-    missing = _pages_between(old_commit, header) - grown
+    missing = pages_between(old_commit, header) - grown
     if missing:
         raise CorruptError(
             f"the database grows from {old_commit} to {header.commit} pages, of which {missing} are in no file"
         )
 
 
-def _pages_between(old_commit: int, header: Header) -> int:
+def pages_between(old_commit: int, header: Header) -> int:
     """How many pages a file that grows the database must hold beyond its old end."""
     grown = max(0, header.commit - old_commit)
     return grown - (old_commit < lock_page(header.page_size) <= header.commit)

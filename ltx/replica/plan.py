@@ -135,14 +135,14 @@ def gap_error(reach: Reach) -> GapError | NoSnapshotError:
     if reach.gap is None:
         raise ValueError("there is no gap")
     after, before = reach.gap
-    missing = f"{format_txid(after + 1)} to {format_txid(before - 1)}"
+    first, last = format_txid(after + 1), format_txid(before - 1)
+    missing = f"the file of TXID {first} is" if first == last else f"the files of TXIDs {first} to {last} are"
     if not after:
         return NoSnapshotError(
-            f"nothing can be restored: the files of TXIDs {missing} are missing, and no snapshot covers them"
+            f"nothing can be restored: {missing} missing, and no snapshot covers what they held"
         )
     return GapError(
-        f"the files of TXIDs {missing} are missing; the newest state before them is TXID {format_txid(after)}: "
-        "ask for that one to restore it",
+        f"{missing} missing; the newest state before that is TXID {format_txid(after)}: ask for it to restore it",
         after=after,
         before=before,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from backends.retrying import RetryingBackend
 
@@ -19,6 +19,9 @@ from ltx.replica.layout import Layout, native_layout
 from ltx.replica.output import check_integrity, new_database
 from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
 from ltx.replica.times import format_time, last_at, parse_time
+
+if TYPE_CHECKING:
+    from ltx.replica.verify import Verification
 
 __all__ = ["Replica", "Restored"]
 
@@ -226,6 +229,16 @@ class Replica:
             return self.times([plan.txid], files)[0]
         except (NotFoundError, CorruptError):  # planned around, or pruned meanwhile
             return header.timestamp
+
+    def verify(self, progress: Progress | None = None) -> "Verification":
+        """Read every file, and say what is damaged, what is missing, and what can be restored.
+
+        Args:
+            progress: Called with the bytes done and in all.
+        """
+        from ltx.replica.verify import verify_files  # loads numpy, which a restore does without
+
+        return verify_files(self.backend, self.files(), progress)
 
     def use(self, plan: Plan, attempt: Callable[[Sequence[LTXFile]], _T]) -> tuple[_T, Plan, tuple[str, ...]]:
         """Do something with a plan's files, and again with others when one of them is damaged or gone.
