@@ -177,11 +177,12 @@ class LocalBackend(Backend):
         """Make a folder and those above it, each durable in the one that holds it."""
         if folder.is_dir():
             return
-        if os.path.lexists(folder):
-            raise ConfigError(f"a file is in the way of a folder: {folder}", key=key)
         self._make_folders(folder.parent, key)
-        with suppress(FileExistsError):
+        try:
             folder.mkdir()
+        except FileExistsError as error:  # another writer made it just now, or
+            if not folder.is_dir():
+                raise ConfigError(f"a file is in the way of a folder: {folder}", key=key) from error
         _sync_folder(folder.parent)
 
     @contextmanager

@@ -53,8 +53,7 @@ class MemoryBackend(Backend):
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read bytes `[start, end)` of an object."""
         check_range(end)
-        self.stats.count("get")
-        data = self._find(key).data[start:end]
+        data = self._find("get", key).data[start:end]
         self.stats.count(received=len(data))
         return data
 
@@ -73,8 +72,7 @@ class MemoryBackend(Backend):
 
     def head(self, key: str) -> ObjectInfo:
         """Look an object up without reading it."""
-        self.stats.count("head")
-        return self._find(key).info
+        return self._find("head", key).info
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order."""
@@ -93,8 +91,10 @@ class MemoryBackend(Backend):
             for key in keys:
                 self._store.objects.pop(key, None)
 
-    def _find(self, key: str) -> _Stored:
+    def _find(self, kind: str, key: str) -> _Stored:
+        check_key(key)
+        self.stats.count(kind)
         try:
-            return self._store.objects[check_key(key)]
+            return self._store.objects[key]
         except KeyError:
             raise NotFoundError(f"{self.url} has no object {key}", key=key) from None
