@@ -88,33 +88,46 @@ class Header:
     node_id: int = 0
 
     def __post_init__(self) -> None:
-        for wrong, reason in (
-            (self.flags & ~NO_CHECKSUM, f"unknown flags {self.flags:#x}"),
+        for offset, wrong, reason in (
+            (4, self.flags & ~NO_CHECKSUM, f"unknown flags {self.flags:#x}"),
             (
+                8,
                 not MIN_PAGE_SIZE <= self.page_size <= MAX_PAGE_SIZE or self.page_size & (self.page_size - 1),
                 f"page size {self.page_size} is no power of two from 512 to 65536",
             ),
-            (not 0 <= self.commit < 1 << 32, f"commit {self.commit} does not fit in 32 bits"),
+            (12, not 0 <= self.commit < 1 << 32, f"commit {self.commit} does not fit in 32 bits"),
             (
+                16,
                 not 1 <= self.min_txid <= self.max_txid <= MAX_TXID,
                 f"TXIDs {self.min_txid} to {self.max_txid} are not in order from 1",
             ),
-            (not -(1 << 63) <= self.timestamp_ms < 1 << 63, f"timestamp {self.timestamp_ms} does not fit"),
-            (self.wal_offset < 0, f"WAL offset {self.wal_offset} is negative"),
-            (self.wal_size < 0, f"WAL size {self.wal_size} is negative"),
             (
+                32,
+                not -(1 << 63) <= self.timestamp_ms < 1 << 63,
+                f"timestamp {self.timestamp_ms} does not fit",
+            ),
+            (40, not self._pre_checksum_fits(), f"pre-apply checksum {self.pre_checksum:#x} does not fit"),
+            (48, not 0 <= self.wal_offset < 1 << 63, f"WAL offset {self.wal_offset} is negative or too big"),
+            (56, not 0 <= self.wal_size < 1 << 63, f"WAL size {self.wal_size} is negative or too big"),
+            (
+                64,
+                not (0 <= self.wal_salt1 < 1 << 32 and 0 <= self.wal_salt2 < 1 << 32),
+                f"WAL salts {self.wal_salt1} and {self.wal_salt2} do not fit in 32 bits each",
+            ),
+            (
+                48,
                 self.wal_offset == 0 and (self.wal_salt1 or self.wal_salt2 or self.wal_size),
                 "WAL salts or a WAL size without a WAL offset",
             ),
-            (not self._pre_checksum_fits(), f"pre-apply checksum {self.pre_checksum:#x} does not fit"),
+            (72, not 0 <= self.node_id < 1 << 64, f"node id {self.node_id} does not fit in 64 bits"),
         ):
             if wrong:
-                raise CorruptError(f"LTX header: {reason}")
+                raise CorruptError(f"LTX header: {reason}", offset=offset)
 
     def _pre_checksum_fits(self) -> bool:
         if self.min_txid == 1 or self.flags & NO_CHECKSUM:
             return self.pre_checksum == 0
-        return bool(self.pre_checksum & CHECKSUM_FLAG)
+        return CHECKSUM_FLAG <= self.pre_checksum < CHECKSUM_FLAG << 1
 
     @property
     def is_snapshot(self) -> bool:
