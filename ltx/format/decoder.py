@@ -23,6 +23,9 @@ TRAILER_SIZE = 16
 _TAIL_SIZE = 8 + TRAILER_SIZE
 """What follows the entries of the page index: its length, and the trailer."""
 
+_LEGACY_MARGIN = 64
+"""Bytes by which an LZ4 frame may be longer than its page."""
+
 
 class Decoder:
     """The pages of one LTX file, as `(pgno, page)` in ascending order. It can be iterated over once.
@@ -56,12 +59,16 @@ class Decoder:
         self._database = CHECKSUM_FLAG
         self._order = PageOrder(self.header)
         self._position = HEADER_SIZE
+        self._began = False
         self.frame_offset = 0
         self.page_count = 0
         self.size = 0
         self.file_checksum = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        if self._began:
+            raise ValueError("a decoder can be iterated over once: open the file again")
+        self._began = True
         page_size = self.header.page_size
         bound = max_block_size(page_size)
         track = self.header.has_checksums and self.header.is_snapshot
@@ -104,31 +111,23 @@ class Decoder:
     def _legacy_page(self, pgno: int) -> bytes:
         """Read a page that is an LZ4 frame of unstated length."""
         page_size = self.header.page_size
-        head = bytes(self._buffer[self._position : self._position + LEGACY_HEAD_SIZE])
-        start = self._base + self._position + LEGACY_HEAD_SIZE
-        self._position += LEGACY_HEAD_SIZE
+        head = self._take(LEGACY_HEAD_SIZE, "")
         decompressor = lz4.frame.LZ4FrameDecompressor()
         page: bytes = b""
-        piece = self._buffer[self._position :]
-        fed = 0
-        while True:
-            fed += len(piece)
+        while not decompressor.eof:
+            # No more at a time than a page should need: what is left over is copied.
+            piece = (
+                self._take(page_size + _LEGACY_MARGIN, f"page {pgno}") if decompressor.needs_input else b""
+            )
             try:
-                page += decompressor.decompress(bytes(piece), max_length=page_size + 1 - len(page))
-            except (RuntimeError, EOFError) as error:
+                page += decompressor.decompress(piece, max_length=page_size + 1 - len(page))
+            except RuntimeError as error:
                 raise CorruptError(f"the LZ4 frame of page {pgno} is damaged: {error}") from error
             if len(page) > page_size:
                 raise CorruptError(f"the LZ4 frame of page {pgno} holds more than {page_size} bytes")
-            if decompressor.eof:
-                break
-            piece = memoryview(b"")
-            if decompressor.needs_input:
-                piece = self._next(f"page {pgno}")
         if len(page) != page_size:
             raise CorruptError(f"the LZ4 frame of page {pgno} holds {len(page)} bytes, not {page_size}")
-        rest = decompressor.unused_data or b""
-        self._buffer, self._position = memoryview(rest), 0
-        self._base = start + fed - len(rest)
+        self._position -= len(decompressor.unused_data or b"")
         self._checksum = crc(page, crc(head, self._checksum))
         return page
 
@@ -197,8 +196,9 @@ class Decoder:
         finally:
             self._buffer = memoryview(b"".join(parts))
 
-    def _next(self, what: str) -> memoryview:
-        piece = next(self._source, None)
-        if piece is None:
-            raise TruncatedError(f"the file ends within {what}")
-        return memoryview(piece)
+    def _take(self, most: int, what: str) -> bytes:
+        """Move on by up to `most` bytes, at least one, and return them."""
+        self._need(1, what)
+        taken = bytes(self._buffer[self._position : self._position + most])
+        self._position += len(taken)
+        return taken

@@ -42,7 +42,7 @@ class Encoder:
         pages: Page numbers and pages, in the order that `PageOrder` wants.
 
     Raises:
-        ValueError: The header cannot be encoded, or a page has the wrong size.
+        ValueError: The header cannot be encoded; while iterating: a page has the wrong size, or it is done twice.
         CorruptError: While iterating: a page that may not stand where it does.
     """
 
@@ -57,8 +57,12 @@ class Encoder:
         self.file_checksum = 0
         self._pages = pages
         self._checksum = 0
+        self._began = False
 
     def __iter__(self) -> Iterator[bytes]:
+        if self._began:
+            raise ValueError("an encoder can be iterated over once: its pages are gone")
+        self._began = True
         with SpooledTemporaryFile(max_size=_INDEX_IN_MEMORY) as index:
             head = self.header.pack()
             self._checksum = crc(head)

@@ -76,7 +76,11 @@ def decode_frame(frame: bytes | memoryview, pgno: int, page_size: int) -> bytes:
             raise CorruptError(
                 f"a frame says that its block has {size} bytes, the index says otherwise", offset=6
             )
-        return decompress_block(frame[FRAME_HEAD.size :], page_size)
+        try:
+            return decompress_block(frame[FRAME_HEAD.size :], page_size)
+        except CorruptError as error:
+            error.offset = FRAME_HEAD.size
+            raise
     if flags:
         raise CorruptError(f"unknown page flags {flags:#x}", offset=4)
     decompressor = lz4.frame.LZ4FrameDecompressor()
