@@ -1,0 +1,90 @@
+"""Opening a replica: as a connection, or as a URI for whoever opens databases by name."""
+
+from datetime import UTC, datetime
+from urllib.parse import quote, urlencode, urlsplit
+
+import apsw
+
+from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
+from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, VFS_NAME, hand_over
+
+__all__ = ["connect", "uri"]
+
+
+def connect(
+    url: str,
+    at: str | datetime | None = None,
+    txid: int | str | None = None,
+    *,
+    poll_interval: float = DEFAULT_POLL_INTERVAL_S,
+    cache_size: int = DEFAULT_CACHE_SIZE,
+    timeout: float = DEFAULT_TIMEOUT_S,
+    **storage_options: object,
+) -> apsw.Connection:
+    """Open a replica for queries.
+
+    A transaction sees one state from its first page to its last. Without `at` and `txid` a new transaction
+    looks for a newer state when the last look is older than `poll_interval`; nothing happens in between.
+    Connections of one process to the same replica share their pages.
+
+    Args:
+        url: The replica, such as `s3://bucket/app`.
+        at: A time to stay at, such as `5 minutes ago`; `PRAGMA litestream_time` changes it later.
+        txid: A TXID to stay at, as a number or 16 hex digits.
+        poll_interval: Seconds; 0 looks at every transaction.
+        cache_size: Bytes of pages to keep in memory.
+        timeout: Seconds that one wait for the storage may take.
+        storage_options: Handed to the backend.
+
+    Returns:
+        A connection whose main database is read-only. `ATTACH` opens local databases as usual.
+
+    Raises:
+        NoSnapshotError: The replica is empty.
+        NotReachableError: The time or the TXID cannot be had; the error says which can.
+        backends.BackendError: The storage cannot be reached, or refuses.
+        ValueError: An argument means nothing.
+    """
+    if isinstance(txid, int):
+        txid = f"{txid:016x}"
+    source = open_source(url, cache_size, timeout, storage_options)
+    name = _name(
+        url, {"source": hand_over(source), "poll_interval": repr(poll_interval), **_moment(at, txid)}
+    )
+    flags = (
+        apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+    )  # for what is attached
+    return apsw.Connection(name, flags=flags)
+
+
+def uri(
+    url: str,
+    at: str | datetime | None = None,
+    txid: int | str | None = None,
+    *,
+    poll_interval: float | None = None,
+) -> str:
+    """Return the SQLite URI of a replica, for `ATTACH` and for whatever opens a database by URI.
+
+    Args:
+        url: The replica. A secret in it stands in the result too.
+        at: A time to stay at.
+        txid: A TXID to stay at.
+        poll_interval: Seconds between looks at the storage; None for the usual one.
+    """
+    if isinstance(txid, int):
+        txid = f"{txid:016x}"
+    polling = {} if poll_interval is None else {"poll_interval": repr(poll_interval)}
+    return _name(url, {"replica_url": url, **polling, **_moment(at, txid)})
+
+
+def _moment(at: str | datetime | None, txid: str | None) -> dict[str, str]:
+    if isinstance(at, datetime):
+        at = (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
+    return {name: value for name, value in (("at", at), ("txid", txid)) if value is not None}
+
+
+def _name(url: str, parameters: dict[str, str]) -> str:
+    label = urlsplit(url).path.rstrip("/").rpartition("/")[2] or "replica"
+    query = urlencode({"vfs": VFS_NAME, **parameters}, quote_via=quote, safe="")
+    return f"file:{quote(label, safe='')}?{query}"

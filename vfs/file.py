@@ -1,0 +1,251 @@
+"""A replica as the file that SQLite reads: one connection's or one attached database's."""
+
+import ctypes
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import apsw
+
+from backends import NotFoundError
+from ltx import CorruptError, NotReachableError
+from ltx.format import format_txid
+from ltx.replica import format_time
+from vfs.errors import QueryError, ReadOnlyError, coded
+from vfs.source import Source
+from vfs.view import View
+
+__all__ = ["LATEST", "ReplicaFile"]
+
+LATEST = "latest"
+"""In place of a time: follow the newest state."""
+
+_HEADER_SIZE = 100
+_REPLANS = 3
+_FIRST_AHEAD = 2
+
+
+class ReplicaFile:
+    """The methods that SQLite calls on an open database, of which every one that writes raises.
+
+    While SQLite holds a lock the file shows one view, whatever happens on the storage. A new lock looks for a
+    newer one when the last look is older than `poll_interval_s`, unless a time was set.
+
+    Args:
+        source: The replica.
+        poll_interval_s: How old a look at the storage may be when a transaction begins.
+        at: A time to stay at; None follows.
+        txid: A TXID to stay at; None follows.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        poll_interval_s: float,
+        at: str | datetime | None = None,
+        txid: int | str | None = None,
+    ) -> None:
+        self.source = source
+        self._poll_interval_s = poll_interval_s
+        self._lock_level = apsw.SQLITE_LOCK_NONE
+        self._database_pointer = 0
+        self._following = 0
+        self._ahead = _FIRST_AHEAD
+        self._fixed: View | None = None
+        if at is not None or txid is not None:
+            self._fixed = source.at(self._interrupted, time=at, txid=txid)
+        self._view = self._fixed or source.latest(poll_interval_s, self._interrupted)
+
+    @property
+    def view(self) -> View:
+        """What is visible now: during a transaction its view, else what the last one saw."""
+        return self._view
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether a time was set."""
+        return self._fixed is not None
+
+    def travel(self, to: str) -> None:
+        """Stay at a time, or follow again at `latest`. Outside a transaction only.
+
+        Raises:
+            QueryError: A transaction is open: it must go on seeing what it saw.
+            NotReachableError: The time cannot be had; the error says which can.
+            ValueError: The text is no time.
+        """
+        if self._lock_level != apsw.SQLITE_LOCK_NONE:
+            raise QueryError(
+                "the time cannot change inside a transaction: end it first (COMMIT), then set the time"
+            )
+        if to.strip().lower() == LATEST:
+            view, self._fixed = self.source.latest(self._poll_interval_s, self._interrupted), None
+        else:
+            view = self._fixed = self.source.at(self._interrupted, time=to)
+        self._view = view
+
+    # What SQLite calls: https://sqlite.org/c3ref/io_methods.html
+
+    def xRead(self, amount: int, offset: int) -> bytes:
+        """Return bytes of the database; SQLite fills what lies beyond its end with zeros."""
+        with _coded():
+            page_size = self._view.page_size
+            pgno, start = offset // page_size + 1, offset % page_size
+            if start + amount <= page_size:
+                page = self._page(pgno)
+                return page if amount == page_size else page[start : start + amount]
+            whole = b"".join(self._page(each) for each in range(pgno, (offset + amount - 1) // page_size + 2))
+            return whole[start : start + amount]
+
+    def xFileSize(self) -> int:
+        """Return the size of the view: commit times page size."""
+        return self._view.size
+
+    def xLock(self, level: int) -> None:
+        """Pin a view at the first lock; refuse any lock that is taken to write."""
+        with _coded():
+            if level > apsw.SQLITE_LOCK_SHARED:
+                self._refuse()
+            if self._lock_level == apsw.SQLITE_LOCK_NONE and level == apsw.SQLITE_LOCK_SHARED:
+                self._view = self._fixed or self.source.latest(self._poll_interval_s, self._interrupted)
+                self._lock_level = level
+
+    def xUnlock(self, level: int) -> None:
+        """Release the view; until the next lock it stays what is visible."""
+        self._lock_level = min(self._lock_level, level)
+
+    def xCheckReservedLock(self) -> bool:
+        """Nobody writes here."""
+        return False
+
+    def xSectorSize(self) -> int:
+        """Return what SQLite takes for a sector; nothing is written, so it does not matter."""
+        return 4096
+
+    def xDeviceCharacteristics(self) -> int:
+        """Promise nothing."""
+        return 0
+
+    def xFileControl(self, op: int, pointer: int) -> bool:
+        """Answer our pragmas, and learn which connection this is; leave all else to SQLite."""
+        if op == apsw.SQLITE_FCNTL_PDB:
+            self._database_pointer = ctypes.c_void_p.from_address(pointer).value or 0
+        if op != apsw.SQLITE_FCNTL_PRAGMA:
+            return False
+        pragma = apsw.VFSFcntlPragma(pointer)
+        answer = self.pragma(pragma.name.lower(), pragma.value)
+        if answer is None:
+            return False
+        pragma.result = answer
+        return True
+
+    def xClose(self) -> None:
+        """Let go of the view."""
+        self._fixed = None
+
+    def xWrite(self, _data: bytes, _offset: int) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def xTruncate(self, _size: int) -> None:
+        """Refuse."""
+        self._refuse()
+
+    def xSync(self, _flags: int) -> None:
+        """Do nothing: nothing was written."""
+
+    def pragma(self, name: str, value: str | None) -> str | None:
+        """Answer `PRAGMA litestream_...`; None for a pragma that is not ours.
+
+        Raises:
+            QueryError: The pragma takes no value, or the time cannot change now.
+        """
+        with _coded():
+            if name == "litestream_time":
+                if value is not None:
+                    self.travel(value)
+                return format_time(self.view.time)
+            if name == "litestream_txid":
+                self._take_no_value(name, value)
+                return format_txid(self.view.txid)
+            if name == "litestream_lag":
+                self._take_no_value(name, value)
+                return f"{self.lag_s:.3f}"
+            return None
+
+    @property
+    def lag_s(self) -> float:
+        """Seconds: for a set time, how far it lies back; else since the view was last known to be the newest."""
+        if self.is_fixed:
+            return (datetime.now(UTC) - self.view.time).total_seconds()
+        return self.source.lag_s
+
+    def _page(self, pgno: int) -> bytes:
+        view = self._view
+        if not 1 <= pgno <= view.commit:
+            return b""
+        if pgno == self._following:
+            self._ahead = min(self._ahead * 2, 512)
+        elif pgno != self._following - 1:
+            self._ahead = _FIRST_AHEAD
+        self._following = pgno + 1
+        page = self._fetch(pgno)
+        return _page_one(page, self._view) if pgno == 1 else page
+
+    def _fetch(self, pgno: int) -> bytes:
+        """Return a page, from other files of the same TXID where the first is gone or damaged."""
+        for _ in range(_REPLANS):
+            view = self._view
+            try:
+                return self.source.page(view, pgno, self._ahead, self._interrupted)
+            except (NotFoundError, CorruptError) as error:
+                try:
+                    self._view = self.source.again(view, view.file_of(pgno).file, self._interrupted)
+                except NotReachableError:
+                    if isinstance(error, CorruptError):
+                        raise error from None  # it names the place
+                    raise
+                if self._fixed is view:
+                    self._fixed = self._view
+        return self.source.page(self._view, pgno, self._ahead, self._interrupted)
+
+    def _interrupted(self) -> bool:
+        """Whether `interrupt()` was called on the connection that this file belongs to."""
+        if not self._database_pointer:
+            return False
+        for connection in apsw.connections():
+            with suppress(apsw.Error):
+                if connection.sqlite3_pointer() == self._database_pointer:
+                    return connection.is_interrupted
+        return False
+
+    def _refuse(self) -> NoReturn:
+        raise ReadOnlyError(
+            f"{self.source.replica.url} is a replica and read-only: write to the database itself"
+        )
+
+    def _take_no_value(self, name: str, value: str | None) -> None:
+        if value is not None:
+            raise QueryError(f"PRAGMA {name} only tells: it takes no value ({value!r})")
+
+
+class _coded:  # noqa: N801 - reads as a statement; a class, since a generator would cost on every read
+    """Gives an error that leaves for SQLite its code."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is not None:
+            coded(error)
+
+
+def _page_one(page: bytes, view: View) -> bytes:
+    """Return a copy of page 1 as a reader without WAL must see it (docs/design/0002-page-one.md)."""
+    patched = bytearray(page)
+    counter = (view.txid & 0xFFFFFFFF).to_bytes(4, "big")
+    patched[18:20] = b"\x01\x01"
+    patched[24:28] = patched[92:96] = counter
+    patched[28:32] = view.commit.to_bytes(4, "big")
+    return bytes(patched)

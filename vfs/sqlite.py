@@ -1,0 +1,147 @@
+"""The SQLite VFS `litestream`: it opens replicas and nothing else.
+
+A connection opened through it goes to SQLite's default VFS for all that is no replica: temporary files and
+`ATTACH 'local.db'` (docs/design/0003-default-vfs.md).
+"""
+
+import os
+import threading
+from typing import Final
+from weakref import WeakValueDictionary
+
+import apsw
+
+from backends import ConfigError
+from vfs.default_vfs import use_default_vfs
+from vfs.errors import ReadOnlyError, coded
+from vfs.file import ReplicaFile
+from vfs.functions import add_functions
+from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
+
+__all__ = ["DEFAULT_POLL_INTERVAL_S", "VFS_NAME", "hand_over", "register"]
+
+VFS_NAME: Final = "litestream"
+URL_VARIABLE = "LITESTREAM_REPLICA_URL"
+DEFAULT_POLL_INTERVAL_S = 1.0
+
+_OF_SQLITE = {"vfs", "mode", "cache", "psow", "nolock", "immutable", "modeof"}
+_OURS = {"replica_url", "poll_interval", "cache_size", "timeout", "at", "txid", "source"}
+_NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
+_OFF = {"", "0", "false", "no", "off"}
+
+_handed: WeakValueDictionary[str, Source] = WeakValueDictionary()
+_register_lock = threading.Lock()
+
+
+def hand_over(source: Source) -> str:
+    """Return a text that names a source in `source=`, as long as it lives: storage options may be no text."""
+    token = f"{id(source):x}"
+    _handed[token] = source
+    return token
+
+
+def register() -> None:
+    """Register the VFS with apsw's SQLite, and let its connections have our SQL functions. Idempotent."""
+    with _register_lock:
+        if VFS_NAME not in apsw.vfs_names():
+            apsw.connection_hooks.append(_prepare)
+            _registered.append(LitestreamVFS())
+
+
+def _prepare(connection: apsw.Connection) -> None:
+    """Make a new connection ours if its main database is a replica; leave every other one alone."""
+    if connection.vfsname("main") == f"{ReplicaFile.__module__}.{ReplicaFile.__qualname__}":
+        use_default_vfs(connection)
+        add_functions(connection)
+
+
+class LitestreamVFS(apsw.VFS):
+    """Opens replicas, read-only, as `file:name?vfs=litestream&replica_url=...`."""
+
+    def __init__(self) -> None:
+        super().__init__(VFS_NAME, "")
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        """Open a replica; a temporary file goes to the default VFS."""
+        if name is None or not flags[0] & apsw.SQLITE_OPEN_MAIN_DB:
+            return super().xOpen(name, flags)
+        try:
+            file = _open(name)
+        except BaseException as error:
+            coded(error, apsw.SQLITE_CANTOPEN)
+            raise
+        flags[1] = (flags[0] | apsw.SQLITE_OPEN_READONLY) & ~(
+            apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        )
+        return file  # type: ignore[return-value]  # SQLite asks for the methods, not for the class
+
+    def xAccess(self, pathname: str, flags: int) -> bool:
+        """A replica has no journal and no WAL, whatever lies in the current folder."""
+        return False
+
+    def xFullPathname(self, name: str) -> str:
+        """A replica's name is a label: it is no path."""
+        return name
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:
+        """Refuse."""
+        raise coded(ReadOnlyError(f"{filename} belongs to a replica, which is read-only"))
+
+
+_registered: list[LitestreamVFS] = []
+
+
+def _open(name: str | apsw.URIFilename) -> ReplicaFile:
+    parameters: dict[str, str] = {}
+    label = name if isinstance(name, str) else name.filename()
+    if isinstance(name, apsw.URIFilename):
+        parameters = {key: name.uri_parameter(key) or "" for key in name.parameters}
+    unknown = sorted(set(parameters) - _OF_SQLITE - _OURS - _NOT_SERVED)
+    if unknown:
+        raise ConfigError(
+            f"unknown parameter {unknown[0]!r} beside replica_url: percent-quote the replica's URL whole, "
+            "as vfs.uri() does"
+        )
+    asked = sorted(key for key in _NOT_SERVED & set(parameters) if parameters[key].lower() not in _OFF)
+    if asked:
+        raise ConfigError(
+            f"{asked[0]} is not served: replicas are read-only here, and pages are cached in memory"
+        )
+    source = _handed.get(parameters.get("source", ""))
+    if source is None:
+        url = parameters.get("replica_url") or os.environ.get(URL_VARIABLE, "")
+        if not url:
+            raise ConfigError(
+                f"{label!r} names no replica: open file:name?vfs={VFS_NAME}&replica_url=..., or set {URL_VARIABLE}"
+            )
+        source = open_source(
+            url,
+            int(_number(parameters, "cache_size", DEFAULT_CACHE_SIZE)),
+            _number(parameters, "timeout", DEFAULT_TIMEOUT_S),
+            {},
+        )
+    return ReplicaFile(
+        source,
+        poll_interval_s=_number(parameters, "poll_interval", DEFAULT_POLL_INTERVAL_S),
+        at=parameters.get("at") or None,
+        txid=parameters.get("txid") or None,
+    )
+
+
+def _number(parameters: dict[str, str], name: str, default: float) -> float:
+    """Return a number of bytes or seconds; seconds may be written as `500ms` or `1s` too, as the peer has them."""
+    text = parameters.get(name, "")
+    if not text:
+        return default
+    scale = 1.0
+    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
+        if text.endswith(suffix) and name != "cache_size":
+            text, scale = text.removesuffix(suffix), factor
+            break
+    try:
+        value = float(text) * scale
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1 << 53:
+        raise ConfigError(f"{name} must be a number, not {parameters[name]!r}")
+    return value
