@@ -1,0 +1,80 @@
+"""`python -m vfs URL [SQL ...]`: SQL on a replica, now or as it was."""
+
+import sys
+from typing import Annotated, Any
+
+import apsw
+import typer
+
+from backends import BackendError
+from ltx import LTXError
+from vfs.connection import connect
+from vfs.shell import run
+from vfs.source import DEFAULT_TIMEOUT_S
+from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, URL_VARIABLE
+
+_HELP = """Answer SQL on a replica where it lies, without restoring it.
+
+Without SQL an interactive shell begins, with dot commands (.help), completion and output modes; SQL on standard
+input is run line by line.
+
+Examples:
+
+  python -m vfs s3://bucket/app "select * from sandwich_ratings limit 3"
+
+  python -m vfs s3://bucket/app --at '5 minutes ago' ".mode json" "select count(*) from sandwich_ratings"
+
+The URL may come from LITESTREAM_REPLICA_URL too, when no SQL is given on the command line.
+"""
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command(help=_HELP)
+def main(
+    url: Annotated[str, typer.Argument(help="The replica, such as s3://bucket/app.", envvar=URL_VARIABLE)],
+    sql: Annotated[list[str] | None, typer.Argument(help="Statements or dot commands, run in order.")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Go back to a time: '5 minutes ago', RFC 3339, Unix seconds.")
+    ] = None,
+    txid: Annotated[str | None, typer.Option(help="Go back to a transaction: 16 hex digits.")] = None,
+    poll_interval: Annotated[
+        float, typer.Option(help="Seconds between looks for a newer state.", min=0)
+    ] = DEFAULT_POLL_INTERVAL_S,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait for the storage.", min=0.1)
+    ] = DEFAULT_TIMEOUT_S,
+    storage_option: Annotated[
+        list[str] | None, typer.Option(help="name=value for the storage, as often as needed.")
+    ] = None,
+) -> None:
+    """Run statements on a replica, or a shell."""
+    if at is not None and txid is not None:
+        raise typer.BadParameter("give --at or --txid, not both")
+    options: dict[str, Any] = dict(_named(option) for option in storage_option or ())
+    try:
+        connection = connect(url, at, txid, poll_interval=poll_interval, timeout=timeout, **options)
+        try:
+            run(connection, connection.filename, sql or ())
+        finally:
+            connection.close()
+    except (LTXError, BackendError, ValueError, apsw.Error) as error:
+        if not getattr(error, "_handle_exception_saw_this", False):  # the shell has printed it
+            print(f"vfs: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+
+
+def _named(option: str) -> tuple[str, str]:
+    name, equals, value = option.partition("=")
+    if not equals or not name:
+        raise typer.BadParameter("a storage option is name=value", param_hint="--storage-option")
+    return name, value
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m vfs")
