@@ -1,0 +1,150 @@
+"""The command `ltx`: its subcommands, and what becomes of every error."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, cast
+
+import typer
+
+from ltx import __version__
+from ltx.cli import list as list_files
+from ltx.cli import replicate, restore, verify
+from ltx.cli.failures import describe
+from ltx.cli.options import examples
+from ltx.cli.output import complain
+from ltx.cli.secrets import Secrets
+
+__all__ = ["app", "main"]
+
+FAILED, USAGE, INTERRUPTED, NO_READER, TERMINATED = 1, 2, 130, 141, 143
+
+_EXAMPLES = examples(
+    "ltx replicate --once app.db s3://bucket/app",
+    "ltx list s3://bucket/app",
+    "ltx restore s3://bucket/app -o out.db --timestamp '5 minutes ago'",
+    "ltx verify s3://bucket/app",
+)
+_EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage. LTX_DEBUG=1 shows where an error came from."
+
+_ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""The root of click's own errors; some versions of typer bring a click of their own."""
+
+app = typer.Typer(
+    name="ltx",
+    help="Put SQLite databases on any storage, and get them back as they were at any moment.",
+    epilog=f"{_EXAMPLES}\n\n{_EXIT_CODES}",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("replicate", epilog=replicate.EXAMPLES)(replicate.replicate)
+app.command("list", epilog=list_files.EXAMPLES)(list_files.list_files)
+app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
+app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ltx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Put SQLite databases on any storage, and get them back as they were at any moment."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code.
+
+    Errors are one line on stderr, without secrets; with `LTX_DEBUG` set they are raised.
+
+    Args:
+        arguments: What follows the program's name; None for the process's own.
+    """
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    if "_LTX_COMPLETE" in os.environ:
+        app(words, prog_name="ltx")  # a shell asks how a word goes on
+    secrets = Secrets(words)
+    try:
+        with _terminable():
+            return _run(words)
+    except KeyboardInterrupt:
+        complain("interrupted; nothing was left half done: run it again when you like")
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _without_reader()
+    except Exception as error:
+        if os.environ.get("LTX_DEBUG"):
+            raise
+        if isinstance(error, _ClickError):
+            complain(secrets.hidden(_usage(error)))
+            return USAGE
+        complain(secrets.hidden(describe(error)))
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _drop_stdout()
+        return FAILED
+
+
+def _run(words: Sequence[str]) -> int:
+    command = typer.main.get_command(app)
+    code = 0
+    try:
+        with command.make_context("ltx", [*words]) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        code = end.exit_code
+    sys.stdout.flush()  # here, where an error can be told
+    return code
+
+
+def _usage(error: Exception) -> str:
+    """Say in one line what is wrong with the words typed, and where to look."""
+    message = str(getattr(error, "format_message", error.__str__)()).strip()
+    if "\n" in message:
+        return "no command was given; 'ltx --help' shows them"
+    context = getattr(error, "ctx", None)
+    place = str(context.command_path) if context else "ltx"
+    message = message.removeprefix("Invalid value: ")
+    text = message[:1].lower() + message[1:].removesuffix(".")
+    return text if "; " in text else f"{text}; see '{place} --help'"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let a SIGTERM end the process as an exception does: temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _without_reader() -> int:
+    """End quietly when whoever reads stdout went away, as `ltx list ... | head` does."""
+    _drop_stdout()
+    return NO_READER
+
+
+def _drop_stdout() -> None:
+    """Keep the interpreter from trying, at its end, to write what could not be written."""
+    try:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+    except (OSError, ValueError):  # stdout is no real file: nothing is written at the end
+        pass

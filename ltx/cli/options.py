@@ -1,0 +1,129 @@
+"""The arguments that several commands share, and the replica that they name."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backends import ConfigError, MissingDependencyError
+from ltx.cli.output import print_stats
+from ltx.format import TXID, format_txid, parse_txid
+from ltx.replica import LTXFile, Replica, format_time
+
+__all__ = [
+    "AsJSON",
+    "ReplicaURL",
+    "ShowStats",
+    "StorageOptions",
+    "examples",
+    "file_entry",
+    "opened_replica",
+    "usage_error",
+    "wanted_txid",
+]
+
+ReplicaURL = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL",
+        help="The replica: s3://bucket/app, file:///folder or a plain folder.",
+        show_default=False,
+    ),
+]
+StorageOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--storage-option",
+        metavar="KEY=VALUE",
+        help="What a URL cannot hold, handed to the storage; KEY:=JSON for what is no text. Repeatable. "
+        "Values are never printed, but other users can see a command's words: for secrets prefer the environment.",
+        show_default=False,
+    ),
+]
+ShowStats = Annotated[
+    bool, typer.Option("--stats", help="Say on stderr how many requests and bytes the storage was asked for.")
+]
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def usage_error(message: str) -> typer.BadParameter:
+    """Return the error for something wrong in what was typed: exit code 2."""
+    return typer.BadParameter(message)
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help: examples, one a line."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)  # \b: not to be wrapped
+
+
+@contextmanager
+def opened_replica(url: str, storage_options: Sequence[str] | None, *, stats: bool) -> Iterator[Replica]:
+    """Open the replica that a command names, and close it at the end; with `stats`, say what it cost."""
+    if "://" not in url and Path(url).is_file():
+        raise usage_error(f"{url} is a file; name the replica: its folder or URL")
+    try:
+        replica = Replica.open(url, **_parsed(storage_options or ()))
+    except MissingDependencyError:
+        raise
+    except ConfigError as error:
+        raise usage_error(str(error)) from error
+    try:
+        yield replica
+    finally:
+        replica.close()
+        if stats:
+            print_stats(replica.backend.stats)
+
+
+def _parsed(pairs: Sequence[str]) -> dict[str, object]:
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.rstrip(":"):
+            raise usage_error(
+                "--storage-option takes KEY=VALUE, or KEY:=JSON; one of them has no '=' or no key"
+            )
+        if name in ("url", "cls"):
+            raise usage_error(f"--storage-option cannot be called {name}; the URL is an argument of its own")
+        if name.endswith(":"):
+            try:
+                options[name[:-1]] = json.loads(value)
+            except ValueError:
+                raise usage_error(
+                    f"--storage-option {name}=... is not followed by JSON; quote it for the shell"
+                ) from None
+        else:
+            options[name] = value
+    return options
+
+
+def file_entry(file: LTXFile, time: datetime | None, *, named: bool = False) -> dict[str, object]:
+    """Return what JSON says of a file, in the fields that the real Litestream has.
+
+    Args:
+        file: The file.
+        time: The time to show; None where it is not known.
+        named: Whether to give its name, too.
+    """
+    return {
+        "level": file.level,
+        **({"name": file.name} if named else {}),
+        "min_txid": format_txid(file.min_txid),
+        "max_txid": format_txid(file.max_txid),
+        "size": file.size,
+        "timestamp": format_time(time) if time else None,
+    }
+
+
+def wanted_txid(text: str | None) -> TXID | None:
+    """Return the TXID that was typed; what is none is wrong usage."""
+    if text is None:
+        return None
+    try:
+        return parse_txid(text)
+    except ValueError as error:
+        raise usage_error(f"--txid: {error}") from error
