@@ -143,11 +143,11 @@ def test_random_bytes_are_no_header(data: bytes) -> None:
         Header.unpack(data)
 
 
-@pytest.mark.parametrize("size", range(HEADER_SIZE))
-def test_a_header_that_is_cut_short_says_where(size: int) -> None:
-    with pytest.raises(TruncatedError) as caught:
-        Header.unpack(BASE.header[:size])
-    assert caught.value.offset == size
+def test_a_header_that_is_cut_short_says_where() -> None:
+    for size in range(HEADER_SIZE):
+        with pytest.raises(TruncatedError) as caught:
+            Header.unpack(BASE.header[:size])
+        assert caught.value.offset == size
 
 
 def test_another_version_is_told_from_another_format() -> None:
