@@ -11,6 +11,9 @@ from ltx.format.order import PageOrder
 __all__ = ["Encoder", "uvarint"]
 
 _YIELD_SIZE = 1 << 20
+_YIELD_PAGES = 4096
+"""Pages at a time: an empty page takes 400 bytes of objects before it is 30 bytes of output."""
+
 _INDEX_IN_MEMORY = 4 << 20
 """Bytes of page index, about 500,000 pages, beyond which it goes to a temporary file."""
 
@@ -86,7 +89,7 @@ class Encoder:
         yield post_checksum + self.file_checksum.to_bytes(8, "big")
 
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield about 1 MiB of frames at a time, and their entries of the page index."""
+        """Yield about 1 MiB of frames at a time, or fewer bytes of many, and their entries of the page index."""
         page_size, check = self.header.page_size, PageOrder(self.header)
         checksum, offset, batch_start = self._checksum, HEADER_SIZE, HEADER_SIZE
         frames: list[bytes] = []
@@ -103,7 +106,7 @@ class Encoder:
             entries += uvarint(pgno), uvarint(offset), uvarint(size)
             self.page_count += 1
             offset += size
-            if offset - batch_start >= _YIELD_SIZE:
+            if offset - batch_start >= _YIELD_SIZE or len(frames) >= 2 * _YIELD_PAGES:
                 self._checksum, batch_start = checksum, offset
                 yield b"".join(frames), b"".join(entries)
                 frames, entries = [], []
