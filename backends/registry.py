@@ -28,6 +28,8 @@ _entries: dict[str, _Entry] = {
     "file": _Entry("backends.local:LocalBackend"),
     "memory": _Entry("backends.memory:MemoryBackend"),
     "s3": _Entry("backends.s3:S3Backend", "s3"),
+    "webdav": _Entry("backends.webdav:WebDAVBackend", "webdav"),
+    "webdavs": _Entry("backends.webdav:WebDAVBackend", "webdav"),
 }
 
 
