@@ -13,8 +13,13 @@ _HARMLESS = frozenset({
 })  # fmt: skip
 """Parameters whose values an error may show. Any other one may be a secret, under whatever name."""
 
-_USERINFO = re.compile(r"://([^/?#]*)@")
+_USERINFO = re.compile(r"://([^?#]*)@")
+"""Up to the last @: people forget to quote a slash in a password."""
+
+_JSON_TEXT = re.compile(r'"([^"]+)"\s*[],}]')
 _MASK = "***"
+_SHORTEST = 4
+"""Characters of what may be secret; to hide every `y` of a message would hide what it says."""
 
 
 class Secrets:
@@ -25,8 +30,14 @@ class Secrets:
     """
 
     def __init__(self, words: Sequence[str]) -> None:
-        found = {value for word in words for value in _values(word)}
-        self._values = sorted(filter(None, found), key=len, reverse=True)
+        found: set[str] = set()
+        for before, word in zip(["", *words], words, strict=False):
+            option = "--storage-option"
+            if before == option or word.startswith(f"{option}="):
+                found.update(_value(word.removeprefix(f"{option}=")))
+            elif "://" in word and not word.startswith("file:"):
+                found.update(_values_in_url(word))
+        self._values = sorted((value for value in found if len(value) >= _SHORTEST), key=len, reverse=True)
 
     def hidden(self, text: str) -> str:
         """Return the text with every secret in it replaced by stars."""
@@ -35,16 +46,18 @@ class Secrets:
         return text
 
 
-def _values(word: str) -> Iterator[str]:
-    """Yield what may be secret in one word, as it was typed and as it is meant."""
-    for userinfo in _USERINFO.findall(word):
-        user, colon, password = userinfo.partition(":")
-        yield from (password, unquote(password)) if colon else (user, unquote(user))
-    _, mark, query = word.partition("?")
-    pairs = query.partition("#")[0].split("&") if mark and "://" in word else []
-    if "://" not in word.partition("=")[0]:
-        pairs.append(word)  # key=value of --storage-option
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if equals and name.removeprefix("--storage-option=").rstrip(":").lower() not in _HARMLESS:
-            yield from (value, unquote_plus(value), unquote(value))
+def _values_in_url(url: str) -> Iterator[str]:
+    """Yield what may be secret in a URL, as it was typed and as it is meant; a user's name alone is shown."""
+    for userinfo in _USERINFO.findall(url):
+        password = userinfo.partition(":")[2]
+        yield from (password, unquote(password))
+    for pair in url.partition("?")[2].partition("#")[0].split("&"):
+        yield from _value(pair)
+
+
+def _value(pair: str) -> Iterator[str]:
+    name, _, value = pair.partition("=")
+    if name.rstrip(":").lower() not in _HARMLESS:
+        yield from (value, unquote_plus(value), unquote(value))
+        if name.endswith(":"):
+            yield from _JSON_TEXT.findall(value)
