@@ -59,11 +59,20 @@ class UnavailableError(BackendError):
 
     Attributes:
         retry_after_s: Seconds the service asked to wait; None where it named none.
+        reached: False where no connection could be made, so that nothing was sent.
     """
 
-    def __init__(self, message: str, *, key: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: str | None = None,
+        retry_after_s: float | None = None,
+        reached: bool = True,
+    ) -> None:
         super().__init__(message, key=key)
         self.retry_after_s = retry_after_s
+        self.reached = reached
 
 
 class UnsupportedError(BackendError):
@@ -71,7 +80,7 @@ class UnsupportedError(BackendError):
 
 
 class ConfigError(BackendError, ValueError):
-    """A URL, an option or a key is wrong; nothing was sent."""
+    """A URL, an option or a key is wrong, or names a place that is not there, such as a bucket."""
 
 
 class UnknownSchemeError(ConfigError):

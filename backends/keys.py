@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from backends.errors import ConfigError
 
-__all__ = ["check_key", "check_keys", "check_prefix"]
+__all__ = ["check_key", "check_keys", "check_prefix", "is_key"]
 
 MAX_KEY_SIZE = 900
 """Bytes of UTF-8; S3 and Azure allow 1,024 with the root in front."""
@@ -30,10 +30,14 @@ def check_key(key: str) -> str:
     Raises:
         ConfigError: It cannot; the message says why.
     """
-    reason = _fault(key) or next(filter(None, map(_component_fault, key.split("/"))), "")
-    if reason:
+    if reason := _reason(key):
         raise ConfigError(f"not a key that every storage can hold, {reason}: {key!r}", key=key)
     return key
+
+
+def is_key(text: str) -> bool:
+    """Say whether a name found on a storage is a key; what others put there need not be one."""
+    return not _reason(text)
 
 
 def check_keys(keys: Iterable[str]) -> list[str]:
@@ -60,6 +64,10 @@ def check_prefix(prefix: str) -> str:
             f"no key begins with it, {reason or f'names in {ASIDE_PREFIX} are ours'}: {prefix!r}"
         )
     return prefix
+
+
+def _reason(key: str) -> str:
+    return _fault(key) or next(filter(None, map(_component_fault, key.split("/"))), "")
 
 
 def _fault(text: str) -> str:

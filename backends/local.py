@@ -21,7 +21,7 @@ from backends.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from backends.keys import ASIDE_PREFIX, check_key, check_keys, check_prefix
+from backends.keys import ASIDE_PREFIX, check_key, check_keys, check_prefix, is_key
 
 __all__ = ["LocalBackend"]
 
@@ -254,7 +254,7 @@ def _walk(folder: Path, key: str, found: list[ObjectInfo]) -> None:
         with suppress(FileNotFoundError):
             if entry.is_dir():
                 _walk(folder / entry.name, name, found)
-            elif entry.is_file() and not entry.name.startswith(ASIDE_PREFIX):
+            elif entry.is_file() and is_key(name):  # others put names there that are no keys
                 found.append(_info(name, entry.stat()))
 
 

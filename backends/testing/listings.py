@@ -7,7 +7,7 @@ import pytest
 
 from backends.base import Backend
 from backends.errors import ConfigError, NotFoundError
-from backends.testing.support import BAD_PREFIXES, Needs, list_keys, short
+from backends.testing.support import BAD_PREFIXES, Needs, list_keys
 
 __all__ = ["ListingContract"]
 
@@ -61,7 +61,7 @@ class ListingContract(Needs):
                 wanted = sorted(key for key in _ORDER_MATTERS if key.startswith(prefix) and key > start)
                 assert list_keys(backend, prefix, start) == wanted, (prefix, start)
 
-    def test_manylist_keys(self, backend: Backend) -> None:
+    def test_many_keys(self, backend: Backend) -> None:
         """1,200 keys are listed whole and in order, from anywhere, and deleted together."""
         keys = [f"many/{number:016x}-{number:016x}.ltx" for number in range(1200)]
         with ThreadPoolExecutor(8) as pool:
@@ -86,7 +86,7 @@ class ListingContract(Needs):
         for modified in (head.modified, listed.modified):
             assert modified is None or abs((datetime.now(UTC) - modified).total_seconds()) < 3600
 
-    def test_second_instance_seesat_once(self, backend: Backend) -> None:
+    def test_second_instance_sees_at_once(self, backend: Backend) -> None:
         """What one writes or deletes another reads and lists at once, also after it saw the old state."""
         with self.reopen(backend) as other:
             assert list_keys(other) == []
@@ -102,11 +102,11 @@ class ListingContract(Needs):
             with pytest.raises(NotFoundError):
                 other.get("f/2")
 
-    @pytest.mark.parametrize("prefix", BAD_PREFIXES, ids=short)
-    def test_bad_prefixes(self, backend: Backend, prefix: str) -> None:
+    def test_bad_prefixes(self, backend: Backend) -> None:
         """A prefix with which no key begins is refused: it may have been meant to lead out of the root."""
-        with pytest.raises(ConfigError):
-            list(backend.list(prefix))
+        for prefix in BAD_PREFIXES:
+            with pytest.raises(ConfigError):
+                list(backend.list(prefix))
 
     def test_delete(self, backend: Backend) -> None:
         """Deleting is idempotent, takes any number of keys, and spares the neighbours."""

@@ -28,7 +28,6 @@ __all__ = [
     "content",
     "in_child",
     "list_keys",
-    "short",
 ]
 
 MIB = 1 << 20
@@ -76,11 +75,6 @@ class Needs(ABC):
 def content(size: int, seed: int = 0) -> bytes:
     """Return bytes in which no two places look alike."""
     return random.Random(seed).randbytes(size)
-
-
-def short(key: str) -> str:
-    """Name a test's parameter so that a terminal can show it."""
-    return ascii(key)[1:21]
 
 
 class BrokenFile(io.RawIOBase):

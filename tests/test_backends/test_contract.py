@@ -8,7 +8,10 @@ import pytest
 from backends.base import Backend
 from backends.local import LocalBackend
 from backends.memory import MemoryBackend
+from backends.registry import open_backend
+from backends.s3 import S3Backend
 from backends.testing import BackendContract
+from tests.servers.seaweedfs import S3Server
 
 
 class TestLocal(BackendContract):
@@ -42,3 +45,22 @@ class TestMemory(BackendContract):
     def raw_get(self, backend: Backend, key: str) -> bytes:
         assert isinstance(backend, MemoryBackend)
         return backend._store.objects[key].data
+
+
+class TestS3(BackendContract):
+    secrets = ("testsecret1234567890",)
+
+    @pytest.fixture
+    def backend(self, s3_server: S3Server, s3_url: str) -> Iterator[Backend]:
+        self.server = s3_server
+        with open_backend(s3_url.replace("?", "/a root%2541?"), **s3_server.options) as backend:
+            yield backend
+
+    def reopen(self, backend: Backend) -> Backend:
+        return open_backend(backend.url, **self.server.options)
+
+    def raw_get(self, backend: Backend, key: str) -> bytes:
+        assert isinstance(backend, S3Backend)
+        name = backend.place.root + key
+        body: bytes = self.server.client.get_object(Bucket=self.server.bucket, Key=name)["Body"].read()
+        return body

@@ -1,0 +1,226 @@
+"""Objects on S3 and on services that speak its protocol, through s3fs.
+
+Cost in requests: `get`, `head` and a `put` up to `part_size` one each; a larger `put` two and one a part; `list` one
+per 1,000 keys; `delete` one per 1,000 keys. The first `head` that finds nothing takes a second one, to tell a missing
+key from a missing bucket.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
+from itertools import takewhile
+from typing import Self
+
+from fsspec.asyn import sync
+from s3fs import S3FileSystem
+
+from backends import rfc3339
+from backends.base import Backend, Capabilities, Data, ObjectInfo, check_put, check_range
+from backends.errors import BackendError, NotFoundError, PermissionDeniedError, UnsupportedError
+from backends.keys import check_key, check_keys, check_prefix, is_key
+from backends.retrying import Retry
+from backends.s3_errors import of_answer, status_of, translated
+from backends.s3_filesystem import Filesystems
+from backends.s3_place import S3Place, parse
+from backends.s3_upload import PATIENCE_S, Params, size_of, upload_parts, upload_whole
+
+__all__ = ["S3Backend"]
+
+TIMESTAMP_NAME = "litestream-timestamp"
+"""User metadata, where Litestream looks for it too."""
+
+_MOST_PARTS = 10_000
+_LARGEST_PUT = 5 << 30
+_DELETE_BATCH = 1000
+_CONTENT_TYPE = "application/octet-stream"
+
+
+class S3Backend(Backend):
+    """A bucket, or what lies below a path in it.
+
+    `put` writes up to `part_size` bytes in one request, and more in parts, `concurrency` of them at once.
+
+    `if_absent` is the condition `If-None-Match: *`. On AWS it holds for parts too, at the request that
+    completes them. Other services check it there without a lock or not at all (SeaweedFS lets several
+    writers win, Ceph 16 every one), so at another endpoint an exclusive create of up to 5 GiB is one
+    request, whatever its size.
+    """
+
+    scheme = "s3"
+    capabilities = Capabilities(put_if_absent=True, timestamps=True, atomic_put=True)
+
+    def __init__(self, place: S3Place) -> None:
+        """Open a place; nothing is sent yet."""
+        super().__init__()
+        self.url = place.url
+        self.place = place
+        self._filesystems = Filesystems(place, self.stats)
+        self._bucket_seen = False
+
+    @classmethod
+    def from_url(cls, url: str, **options: object) -> Self:
+        """Open `s3://bucket/path?endpoint=...&region=...`; `backends.s3_place` has the forms.
+
+        Args:
+            url: Bucket, path and query; credentials in it are taken out of it.
+            options: As of `s3fs.S3FileSystem`: key, secret, token, profile, anon, endpoint_url, client_kwargs,
+                config_kwargs, s3_additional_kwargs; further part_size (bytes) and concurrency.
+
+        Raises:
+            ConfigError: The URL or an option is wrong.
+        """
+        return cls(parse(url, options))
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        """Read bytes `[start, end)` of an object; a range that depends on its size costs a `head`."""
+        check_range(end)
+        name = self._name(key)
+        if end is not None:
+            if start < 0:
+                start = max(0, self.head(key).size + start)
+            if start >= end:
+                self.head(key)
+                return b""
+            span = f"bytes={start}-{end - 1}"
+        else:
+            span = f"bytes={start}{'-' if start > 0 else ''}" if start else ""
+        with translated(self.place, key, "get_object"):
+            filesystem = self._filesystems.get()
+            data: bytes = sync(filesystem.loop, _read, filesystem, self.place.bucket, name, span)
+        self._bucket_seen = True
+        self.stats.count(received=len(data))
+        return data
+
+    def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
+        """Write an object whole; on failure no part of it is left."""
+        check_put(timestamp_ms)
+        about: Params = {"Key": self._name(key), "ContentType": _CONTENT_TYPE}
+        if timestamp_ms is not None:
+            about["Metadata"] = {TIMESTAMP_NAME: rfc3339.format_ms(timestamp_ms)}
+        condition = {"IfNoneMatch": "*"} if if_absent else {}
+        call, size = partial(self._call, key), size_of(data)
+        whole = if_absent and self.place.endpoint and size <= _LARGEST_PUT
+        if whole or size <= self.place.part_size:
+            upload_whole(call, about | condition, data)
+            return
+        upload_parts(
+            call,
+            about,
+            data,
+            part_size=max(self.place.part_size, math.ceil(size / _MOST_PARTS)),
+            concurrency=self.place.concurrency,
+            executor=self._executor(),
+            condition=condition,
+            retry=Retry(),
+        )
+
+    def head(self, key: str) -> ObjectInfo:
+        """Look an object up without reading it."""
+        name = self._name(key)
+        try:
+            found = self._call(key, "head_object", Key=name)
+        except (NotFoundError, PermissionDeniedError) as error:
+            self._explain(key, name, error)
+            raise
+        metadata = {given.lower(): text for given, text in found.get("Metadata", {}).items()}
+        return ObjectInfo(
+            key,
+            found["ContentLength"],
+            found.get("LastModified"),
+            rfc3339.parse_ms(metadata.get(TIMESTAMP_NAME, "")),
+            found.get("ETag", ""),
+        )
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """List the objects whose key begins with `prefix`, in key order; all of them are held in memory.
+
+        Services may list in another order (SeaweedFS goes folder by folder), so the answers are sorted here, and the
+        service is asked to begin a little early.
+        """
+        root = self.place.root
+        asked = {"Prefix": root + check_prefix(prefix)}
+        if begin := _begin_early(start_after):
+            asked["StartAfter"] = root + begin
+        found: list[ObjectInfo] = []
+        while True:
+            page = self._call(None, "list_objects_v2", **asked)
+            for item in page.get("Contents", ()):
+                key = item["Key"].removeprefix(root)
+                if key > start_after and is_key(
+                    key
+                ):  # others put names there that are no keys, such as `folder/`
+                    found.append(
+                        ObjectInfo(key, item["Size"], item["LastModified"], None, item.get("ETag", ""))
+                    )
+            if not page.get("IsTruncated"):
+                return iter(sorted(found, key=lambda info: info.key))
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects, 1,000 a request; a missing key is fine."""
+        failed: BackendError | None = None
+        wanted_keys = check_keys(keys)
+        for begin in range(0, len(wanted_keys), _DELETE_BATCH):
+            names = {self._name(key): key for key in wanted_keys[begin : begin + _DELETE_BATCH]}
+            objects = [{"Key": name} for name in names]
+            answer = self._call(None, "delete_objects", Delete={"Objects": objects, "Quiet": True})
+            for fault in answer.get("Errors", ()):
+                error = of_answer(self.place, names.get(fault.get("Key")), "delete_objects", 0, fault)
+                if not isinstance(error, NotFoundError):
+                    failed = failed or error
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Release connections and threads."""
+        super().close()
+        self._filesystems.close()
+
+    def _name(self, key: str) -> str:
+        return self.place.root + check_key(key)
+
+    def _call(self, key: str | None, operation: str, **params: object) -> Params:
+        params.setdefault("timeout", PATIENCE_S)
+        with translated(self.place, key, operation):
+            filesystem = self._filesystems.get()
+            answer: Params = filesystem.call_s3(operation, Bucket=self.place.bucket, **params)
+        self._bucket_seen = True
+        return answer
+
+    def _explain(self, key: str, name: str, error: BackendError) -> None:
+        """Ask again in a way that has an answer in words, which `HEAD` has not: raise what it says."""
+        if isinstance(error, NotFoundError) and self._bucket_seen:
+            return
+        with suppress(NotFoundError), translated(self.place, key, "get_object"):
+            filesystem = self._filesystems.get()
+            sync(filesystem.loop, _read, filesystem, self.place.bucket, name, "bytes=0-0")
+        self._bucket_seen = True
+
+
+async def _read(filesystem: S3FileSystem, bucket: str, name: str, span: str) -> bytes:
+    """Read a range, or all where `span` is empty; a range past the end is empty."""
+    asked = {"Range": span} if span else {}
+    try:
+        answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=name, **asked)
+    except OSError as error:
+        if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""
+        raise
+    async with answer["Body"] as body:
+        data: bytes = await body.read()
+    if span and "ContentRange" not in answer:
+        raise UnsupportedError(f"the service of the bucket {bucket} answers a range with the whole object")
+    return data
+
+
+def _begin_early(start_after: str) -> str:
+    """Return a name after which a service surely lists all that follows `start_after` in key order.
+
+    A service that goes folder by folder takes `/` for the smallest character, so what follows is in its order only
+    as far as the name has no character below `/`; and after `a` it leaves out `a/b`, hence one character less,
+    which itself is above `/`.
+    """
+    safe = "".join(takewhile(lambda character: character >= "/", start_after))
+    return safe if safe.endswith("/") else safe[:-1]
