@@ -1,6 +1,9 @@
 """From pages to an LTX file, in one pass and flat memory."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 from ltx.format.checksum import CHECKSUM_FLAG, crc
@@ -10,10 +13,13 @@ from ltx.format.order import PageOrder
 
 __all__ = ["Encoder", "uvarint"]
 
-_YIELD_SIZE = 1 << 20
-_YIELD_PAGES = 4096
-"""Pages at a time: an empty page takes 400 bytes of objects before it is 30 bytes of output."""
+_Page = tuple[int, bytes]
 
+_BATCH_SIZE = 512 << 10
+"""Bytes of pages that are compressed at a time, in one of the threads below."""
+
+_THREADS, _AHEAD = 2, 3
+_READ_SIZE = 1 << 20
 _INDEX_IN_MEMORY = 4 << 20
 """Bytes of page index, about 500,000 pages, beyond which it goes to a temporary file."""
 
@@ -31,8 +37,9 @@ def uvarint(value: int) -> bytes:
 class Encoder:
     """The bytes of one LTX file, made as they are iterated over. It can be iterated over once.
 
-    Memory is bounded, whatever the size of the database: 1 MiB of output, and a page index that goes to a
-    temporary file when it grows. What is iterated over to the end is a valid file; the attributes below are
+    Memory is bounded, whatever the size of the database: some batches of 512 KiB, and a page index that goes to
+    a temporary file when it grows. Pages are taken in the thread that iterates, some MiB before they come out,
+    and compressed in others. What is iterated over to the end is a valid file; the attributes below are
     set from then on.
 
     Attributes:
@@ -80,7 +87,7 @@ class Encoder:
             index.seek(0)
             self._checksum = crc(TERMINATOR, self._checksum)
             yield TERMINATOR
-            while piece := index.read(_YIELD_SIZE):
+            while piece := index.read(_READ_SIZE):
                 self._checksum = crc(piece, self._checksum)
                 yield piece
         post_checksum = bytes(8)
@@ -89,27 +96,48 @@ class Encoder:
         yield post_checksum + self.file_checksum.to_bytes(8, "big")
 
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
-        """Yield about 1 MiB of frames at a time, or fewer bytes of many, and their entries of the page index."""
-        page_size, check = self.header.page_size, PageOrder(self.header)
-        checksum, offset, batch_start = self._checksum, HEADER_SIZE, HEADER_SIZE
-        frames: list[bytes] = []
-        entries: list[bytes] = []
+        """Yield up to about 512 KiB of frames at a time, and their entries of the page index."""
+        checksum, offset = self._checksum, HEADER_SIZE
+        for batch, blocks in _compressed(self._checked(), max(1, _BATCH_SIZE // self.header.page_size)):
+            frames: list[bytes] = []
+            entries: list[bytes] = []
+            for (pgno, page), block in zip(batch, blocks, strict=True):
+                head = FRAME_HEAD.pack(pgno, BLOCK_FLAG, len(block))
+                checksum = crc(page, crc(head, checksum))
+                size = FRAME_HEAD.size + len(block)
+                frames += head, block
+                entries += uvarint(pgno), uvarint(offset), uvarint(size)
+                offset += size
+            self.page_count += len(batch)
+            self._checksum = checksum
+            yield b"".join(frames), b"".join(entries)
+
+    def _checked(self) -> Iterator[_Page]:
+        page_size, order = self.header.page_size, PageOrder(self.header)
         for pgno, page in self._pages:
             if len(page) != page_size:
                 raise ValueError(f"page {pgno} has {len(page)} bytes, not {page_size}")
-            check.check(pgno)
-            block = compress_page(page)
-            head = FRAME_HEAD.pack(pgno, BLOCK_FLAG, len(block))
-            checksum = crc(page, crc(head, checksum))
-            size = FRAME_HEAD.size + len(block)
-            frames += head, block
-            entries += uvarint(pgno), uvarint(offset), uvarint(size)
-            self.page_count += 1
-            offset += size
-            if offset - batch_start >= _YIELD_SIZE or len(frames) >= 2 * _YIELD_PAGES:
-                self._checksum, batch_start = checksum, offset
-                yield b"".join(frames), b"".join(entries)
-                frames, entries = [], []
-        check.finish()
-        self._checksum = checksum
-        yield b"".join(frames), b"".join(entries)
+            order.check(pgno)
+            yield pgno, bytes(page)
+        order.finish()
+
+
+def _compressed(pages: Iterator[_Page], count: int) -> Iterator[tuple[list[_Page], list[bytes]]]:
+    """Yield batches of pages and their LZ4 blocks, compressed in threads where there is more than one batch."""
+    batch = list(islice(pages, count))
+    if len(batch) < count:
+        yield batch, _compress(batch)
+        return
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="lz4") as pool:
+        under_way: deque[tuple[list[_Page], Future[list[bytes]]]] = deque()
+        while batch or under_way:
+            if batch:
+                under_way.append((batch, pool.submit(_compress, batch)))
+                batch = list(islice(pages, count))
+            if len(under_way) > _AHEAD or not batch:
+                done, blocks = under_way.popleft()
+                yield done, blocks.result()
+
+
+def _compress(batch: list[_Page]) -> list[bytes]:
+    return [compress_page(page) for _, page in batch]

@@ -1,7 +1,9 @@
 """Applying the files of a plan to a plain file: each read once, in parallel ahead, verified whole."""
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backends import Backend, NotFoundError, Piece, UnavailableError
@@ -16,13 +18,16 @@ Progress = Callable[[int, int], None]
 
 _PIECE_SIZE = 1 << 20
 _AHEAD = 6
-_RUN_SIZE = 1 << 20
+_BATCH_SIZE = 1 << 20
+_BATCHES_UNDER_WAY = 4
 _MAX_RUN = 512
 """Pages that one writev may take (IOV_MAX is 1,024)."""
 
 
 class FileError(LTXError):
-    """A file of the plan is damaged or gone: another plan may do without it. Never leaves this package.
+    """A file of the plan is damaged or gone: another plan may do without it.
+
+    Users of this project never see it: they get what `public` returns.
 
     Attributes:
         file: The file.
@@ -154,24 +159,38 @@ def pages_between(old_commit: int, header: Header) -> int:
 
 
 def _write_pages(pages: Iterable[tuple[int, bytes]], descriptor: int, page_size: int, old_commit: int) -> int:
-    """Write pages to their places, neighbours in one call; return how many lie beyond the old end."""
-    run: list[bytes] = []
-    limit = max(1, min(_MAX_RUN, _RUN_SIZE // page_size))
-    first = following = grown = 0
-    for pgno, page in pages:
-        if pgno != following or len(run) >= limit:
-            _write_run(descriptor, run, (first - 1) * page_size)
-            run, first = [], pgno
-        run.append(page)
-        following = pgno + 1
-        grown += pgno > old_commit
-    _write_run(descriptor, run, (first - 1) * page_size)
+    """Write pages to their places, in another thread; return how many lie beyond the old end."""
+    batch: list[tuple[int, bytes]] = []
+    limit = max(1, min(_MAX_RUN, _BATCH_SIZE // page_size))
+    grown = 0
+    with ThreadPoolExecutor(1, thread_name_prefix="restore-write") as writer:
+        under_way: deque[Future[None]] = deque()
+        for numbered in pages:
+            batch.append(numbered)
+            grown += numbered[0] > old_commit
+            if len(batch) >= limit:
+                under_way.append(writer.submit(_write_batch, descriptor, batch, page_size))
+                batch = []
+                if len(under_way) > _BATCHES_UNDER_WAY:
+                    under_way.popleft().result()
+        for future in under_way:
+            future.result()
+    _write_batch(descriptor, batch, page_size)
     return grown
 
 
+def _write_batch(descriptor: int, batch: Sequence[tuple[int, bytes]], page_size: int) -> None:
+    """Write pages, neighbours in one call."""
+    start = 0
+    for place in range(1, len(batch) + 1):
+        if place == len(batch) or batch[place][0] != batch[place - 1][0] + 1:
+            _write_run(
+                descriptor, [page for _, page in batch[start:place]], (batch[start][0] - 1) * page_size
+            )
+            start = place
+
+
 def _write_run(descriptor: int, run: list[bytes], offset: int) -> None:
-    if not run:
-        return
     written = os.pwritev(descriptor, run, offset)
     size = sum(map(len, run))
     if written < size:  # a signal or a nearly full disk cut it short

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from backends.retrying import RetryingBackend
-
 from backends import Backend, NotFoundError, open_backend
+from backends.retrying import RetryingBackend
 from ltx.errors import CorruptError, NoSnapshotError, NotReachableError, ReplicaError
 from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
 from ltx.replica.apply import FileError, Progress, apply_files
