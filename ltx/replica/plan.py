@@ -115,6 +115,10 @@ def make_plan(files: Sequence[LTXFile], txid: int | None = None) -> Plan:
     if not files:
         raise NoSnapshotError("the replica is empty: no LTX files lie there")
     reach = reach_of(files)
+    if not reach.txids and not reach.gap:
+        raise NoSnapshotError(
+            f"nothing can be restored: the replica holds only snapshots that do not begin at TXID 1: {files[0].key}"
+        )
     if txid is None:
         if reach.gap:
             raise gap_error(reach)
