@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ltx.errors import NotReachableError
 from ltx.format import TXID, format_txid
@@ -16,6 +16,11 @@ _UNIX = re.compile(r"\d{9,10}(\.\d+)?", re.ASCII)
 _UNIX_MS = re.compile(r"\d{12,13}", re.ASCII)
 _NO_TIME = re.compile(r"[0-9a-fA-F]{16,}", re.ASCII)
 """Reads as a TXID; dateparser would find a date in it."""
+
+_LETTER_OR_PARTS = re.compile(r"[^\W\d_]|:|\d\D+\d+\D+\d")
+"""A word, a time of day, or a date of three numbers: dateparser makes a date of nearly any number."""
+
+_OTHER_MONTH = timedelta(days=40)
 
 _PROBES = 7
 """Times asked for in parallel at each step of a search: 3,000 TXIDs take 4 steps."""
@@ -64,13 +69,41 @@ def _parse_iso(words: str) -> datetime | None:
 
 
 def _parse_words(words: str, now: datetime) -> datetime | None:
+    """Read a time in words; what names neither a day nor a time of day, such as `may` or `5`, is none."""
+    if _is_number(words) or not _LETTER_OR_PARTS.search(words):
+        return None
+    base = now.astimezone(UTC)
+    found = _dateparser(words, base, REQUIRE_PARTS=["day"])
+    if found is None and not any(_names_a_month(words, each) for each in (base, base - _OTHER_MONTH)):
+        found = _dateparser(words, base)
+    return found
+
+
+def _is_number(words: str) -> bool:
+    try:
+        float(words)
+    except ValueError:
+        return False
+    return True
+
+
+def _names_a_month(words: str, base: datetime) -> bool:
+    """Whether a text means a whole month or year, to which dateparser adds the day of its base."""
+    found = _dateparser(words, base)
+    if found is None:
+        return False
+    midnight = (found.hour, found.minute, found.second, found.microsecond) == (0, 0, 0, 0)
+    return midnight and found.day == base.day and found.date() != base.date()
+
+
+def _dateparser(words: str, base: datetime, **settings: object) -> datetime | None:
     import dateparser  # takes 0.2 s at its first use
 
-    settings = {
+    settings |= {
         "TIMEZONE": "UTC",
         "TO_TIMEZONE": "UTC",
         "RETURN_AS_TIMEZONE_AWARE": True,
-        "RELATIVE_BASE": now.astimezone(UTC).replace(tzinfo=None),
+        "RELATIVE_BASE": base.replace(tzinfo=None),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # dateparser's own, about its own use of datetime
