@@ -7,14 +7,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from backends import Backend, NotFoundError, Piece, UnavailableError
-from ltx.errors import CorruptError, LTXError
+from ltx.errors import CorruptError, LTXError, UnsupportedVersionError
 from ltx.format import Decoder, Header, lock_page
 from ltx.replica.files import LTXFile
 
-__all__ = ["FileError", "Progress", "apply_files", "decoded", "pages_between"]
+__all__ = ["FAULTS", "FileError", "Progress", "apply_files", "decoded", "pages_between"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all; the first call has done = 0."""
+
+FAULTS = (CorruptError, UnsupportedVersionError, NotFoundError)
+"""What can be wrong with a single file."""
 
 _PIECE_SIZE = 1 << 20
 _AHEAD = 6
@@ -34,15 +37,17 @@ class FileError(LTXError):
         reason: What was found.
     """
 
-    def __init__(self, file: LTXFile, reason: CorruptError | NotFoundError) -> None:
+    def __init__(self, file: LTXFile, reason: CorruptError | UnsupportedVersionError | NotFoundError) -> None:
         super().__init__(f"{file.key}: {reason}")
         self.file = file
         self.reason = reason
 
-    def public(self) -> CorruptError | NotFoundError:
+    def public(self) -> CorruptError | UnsupportedVersionError | NotFoundError:
         """Return the error to raise when no other files have what this one held."""
         if isinstance(self.reason, NotFoundError):
             return self.reason
+        if isinstance(self.reason, UnsupportedVersionError):
+            return UnsupportedVersionError(f"{self.file.key}: {self.reason}")
         text = f"{self.file.key} is damaged, and no other files hold the same: {self.reason.args[0]}"
         return type(self.reason)(text, offset=self.reason.offset)
 
@@ -99,7 +104,7 @@ def decoded(
             decoder = Decoder(reading.of(file))
             _check_name(file, decoder.header)
             yield file, decoder
-        except (CorruptError, NotFoundError) as error:
+        except FAULTS as error:
             raise FileError(file, error) from error
 
 
@@ -120,7 +125,7 @@ def apply_files(
     for file, decoder in decoded(backend, files, progress):
         try:
             _apply(decoder, header, descriptor)
-        except (CorruptError, NotFoundError) as error:
+        except FAULTS as error:
             raise FileError(file, error) from error
         header = decoder.header
         os.ftruncate(descriptor, header.commit * header.page_size)

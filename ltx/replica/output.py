@@ -11,7 +11,7 @@ import apsw
 from ltx.errors import DatabaseError, LTXError, OutputExistsError
 from ltx.sqlite import leave_wal_on_close, sync_folder
 
-__all__ = ["INTEGRITY_CHECKS", "NewDatabase", "check_integrity", "new_database"]
+__all__ = ["INTEGRITY_CHECKS", "NewDatabase", "check_integrity", "check_kind", "new_database"]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 INTEGRITY_CHECKS = ("none", "quick", "full")
@@ -78,7 +78,8 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
         raise LTXError(f"the folder {path.parent} does not exist: make it first")
     if path.exists() and not force:
         raise _exists(path)
-    aside = path.parent / f".{path.name[:200]}.{secrets.token_hex(6)}.tmp"
+    stem = os.fsencode(path.name)[:200].decode(errors="ignore")  # a name may have 255 bytes
+    aside = path.parent / f".{stem}.{secrets.token_hex(6)}.tmp"
     descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         yield NewDatabase(path, aside, descriptor)
@@ -86,6 +87,12 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
         os.close(descriptor)
         with suppress(FileNotFoundError):
             os.unlink(aside)
+
+
+def check_kind(kind: str) -> None:
+    """Refuse an integrity check that does not exist."""
+    if kind not in INTEGRITY_CHECKS:
+        raise ValueError(f"an integrity check is none, quick or full, not {kind!r}")
 
 
 def check_integrity(path: Path, kind: str) -> None:
@@ -99,8 +106,7 @@ def check_integrity(path: Path, kind: str) -> None:
         DatabaseError: It found something; the message has the first findings.
         ValueError: No such kind.
     """
-    if kind not in INTEGRITY_CHECKS:
-        raise ValueError(f"an integrity check is none, quick or full, not {kind!r}")
+    check_kind(kind)
     if kind == "none":
         return
     pragma = "quick_check" if kind == "quick" else "integrity_check"

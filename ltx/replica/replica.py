@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 from backends import Backend, NotFoundError, open_backend
 from backends.retrying import RetryingBackend
-from ltx.errors import CorruptError, NoSnapshotError, NotReachableError, ReplicaError
+from ltx.errors import (
+    CorruptError,
+    NoSnapshotError,
+    NotReachableError,
+    ReplicaError,
+    UnsupportedVersionError,
+)
 from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
 from ltx.replica.apply import FileError, Progress, apply_files
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.layout import Layout, native_layout
-from ltx.replica.output import check_integrity, new_database
+from ltx.replica.output import check_integrity, check_kind, new_database
 from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
 from ltx.replica.times import format_time, last_at, parse_time
 
@@ -104,11 +110,25 @@ class Replica:
             CorruptError: One is no LTX file's.
             NotFoundError: One is gone.
         """
+        try:
+            return self._headers_of(files)
+        except FileError as error:
+            raise error.public() from error
+
+    def _headers_of(self, files: Sequence[LTXFile]) -> Sequence[Header]:
         unknown = [file for file in files if _identity(file) not in self._headers]
         pieces = [(file.key, 0, HEADER_SIZE) for file in unknown]
         if pieces:
-            for file, data in zip(unknown, self.backend.get_ranges(pieces), strict=True):
-                self._headers[_identity(file)] = Header.unpack(data)
+            try:
+                read = self.backend.get_ranges(pieces)
+            except NotFoundError as error:
+                gone = next((file for file in unknown if file.key == error.key), unknown[0])
+                raise FileError(gone, error) from error
+            for file, data in zip(unknown, read, strict=True):
+                try:
+                    self._headers[_identity(file)] = Header.unpack(data)
+                except (CorruptError, UnsupportedVersionError) as error:
+                    raise FileError(file, error) from error
         return [self._headers[_identity(file)] for file in files]
 
     def times(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
@@ -120,18 +140,26 @@ class Replica:
         Args:
             txids: TXIDs that files end with.
             files: The replica's files.
+
+        Raises:
+            CorruptError: No file that ends with one of them can be read.
+            NotFoundError: They are gone.
         """
+        try:
+            return self._times_of(txids, files)
+        except FileError as error:
+            raise error.public() from error
+
+    def _times_of(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
         wanted = set(txids)
         ending = [file for file in files if file.max_txid in wanted and file.is_usable]
         while True:
             try:
-                headers = self.headers(ending)
+                headers = self._headers_of(ending)
                 break
-            except (
-                NotFoundError
-            ) as error:  # pruned since the listing; another one has the time too, or none has
-                rest = [file for file in ending if file.key != error.key]
-                if len(rest) == len(ending) or {file.max_txid for file in rest} != wanted:
+            except FileError as error:  # pruned since the listing, or damaged: others may have the time too
+                rest = [file for file in ending if file != error.file]
+                if {file.max_txid for file in rest} != wanted:
                     raise
                 ending = rest
         earliest: dict[int, datetime] = {}
@@ -168,7 +196,7 @@ class Replica:
                 f"no LTX files lie at {self.url}: check the URL, or replicate a database to it"
             )
         if at is not None:
-            return make_plan(known, self._last_at(parse_time(at), known))
+            return self._plan_at(parse_time(at), known)
         return make_plan(known, parse_txid(txid) if isinstance(txid, str) else txid)
 
     def restore(
@@ -200,6 +228,7 @@ class Replica:
             CorruptError: A file is damaged, and no others have its content.
             NoSnapshotError, GapError, NotReachableError: As `plan`.
         """
+        check_kind(integrity_check)
         started = time.monotonic()
         with new_database(output, force=force) as new:
             files = self.files()
@@ -209,7 +238,7 @@ class Replica:
                 new.clear()
                 return apply_files(self.backend, wanted, new.descriptor, progress)
 
-            header, plan, passed_over = self.use(plan, write)
+            header, plan, passed_over = self.use(plan, write, or_newer=at is None and txid is None)
             check_integrity(new.aside, integrity_check)
             committed = self._committed(plan, files, header)
             new.install(force=force)
@@ -226,7 +255,7 @@ class Replica:
     def _committed(self, plan: Plan, files: Sequence[LTXFile], header: Header) -> datetime:
         try:
             return self.times([plan.txid], files)[0]
-        except (NotFoundError, CorruptError):  # planned around, or pruned meanwhile
+        except (NotFoundError, CorruptError, UnsupportedVersionError):  # planned around, or pruned meanwhile
             return header.timestamp
 
     def verify(self, progress: Progress | None = None) -> "Verification":
@@ -239,12 +268,16 @@ class Replica:
 
         return verify_files(self.backend, self.files(), progress)
 
-    def use(self, plan: Plan, attempt: Callable[[Sequence[LTXFile]], _T]) -> tuple[_T, Plan, tuple[str, ...]]:
+    def use(
+        self, plan: Plan, attempt: Callable[[Sequence[LTXFile]], _T], *, or_newer: bool = False
+    ) -> tuple[_T, Plan, tuple[str, ...]]:
         """Do something with a plan's files, and again with others when one of them is damaged or gone.
 
         Args:
             plan: The plan to begin with; every other one leads to the same TXID.
             attempt: Called with the files of a plan, each time from the start; raises `FileError` to give up.
+            or_newer: Let another plan lead to a later TXID where none leads to the same one any more: while a long
+                restore of the newest state runs, files of level 0 are merged with later ones and pruned.
 
         Returns:
             What `attempt` returned, the plan that it got there with, and the keys that were passed over.
@@ -259,26 +292,62 @@ class Replica:
                 try:
                     if len(avoided) >= _PLANS:
                         raise error.public() from error
-                    plan = make_plan(rest, plan.txid)
+                    plan = _other_plan(rest, plan.txid, or_newer)
                 except ReplicaError:
                     raise error.public() from error
+
+    def _plan_at(self, at: datetime, files: Sequence[LTXFile]) -> Plan:
+        for _ in range(_PLANS - 1):
+            try:
+                return make_plan(files, self._last_at(at, files))
+            except NotFoundError:  # pruned since the listing
+                files = self.files()
+        return make_plan(files, self._last_at(at, files))
 
     def _last_at(self, at: datetime, files: Sequence[LTXFile]) -> TXID:
         reach = reach_of(files)
         if not reach.txids:
             make_plan(files)  # says why
-        now = datetime.now(UTC)
-        if at > now + _CLOCKS_DIFFER:
-            newest = self.times([reach.txids[-1]], files)[0]
-            raise NotReachableError(
-                f"{format_time(at)} is in the future; the newest is TXID {format_txid(reach.txids[-1])} of "
-                f"{format_time(newest)}",
-                before=reach.txids[-1],
-            )
-        txid = last_at(reach.txids, at, lambda some: self.times(some, files))
+        if at > datetime.now(UTC) + _CLOCKS_DIFFER:
+            self._check_future(at, reach.txids[-1], files)
+        txid = self._search(at, reach.txids, files)
         if reach.gap and txid == reach.txids[-1]:
             self._check_gap(at, reach, files)
         return txid
+
+    def _check_future(self, at: datetime, newest: TXID, files: Sequence[LTXFile]) -> None:
+        """Refuse a time that nobody has seen, neither we nor the writer by its own clock."""
+        written = self.times([newest], files)[0]
+        if at > written:
+            raise NotReachableError(
+                f"{format_time(at)} is in the future; the newest is TXID {format_txid(newest)} of "
+                f"{format_time(written)}",
+                before=newest,
+            )
+
+    def _search(self, at: datetime, txids: Sequence[TXID], files: Sequence[LTXFile]) -> TXID:
+        """Find the last TXID by a time; one whose time cannot be read is in the way only next to the answer."""
+        known = list(txids)
+        unknown: dict[TXID, FileError] = {}
+        while known:
+            try:
+                found = last_at(known, at, lambda some: self._times_of(some, files))
+            except FileError as error:
+                if isinstance(error.reason, NotFoundError):
+                    raise error.reason from error
+                unknown[error.file.max_txid] = error
+                known.remove(error.file.max_txid)
+            except NotReachableError:
+                if txids[0] in unknown:
+                    break
+                raise
+            else:
+                following = next((txid for txid in txids if txid > found), None)
+                if following in unknown:
+                    raise unknown[following].public() from unknown[following]
+                return found
+        first = unknown[txids[0]]
+        raise first.public() from first
 
     def _check_gap(self, at: datetime, reach: Reach, files: Sequence[LTXFile]) -> None:
         """Refuse a time whose last transaction lies beyond missing files: an older state is not what was asked."""
@@ -300,6 +369,19 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"<Replica {self.url}>"
+
+
+def _other_plan(files: Sequence[LTXFile], txid: TXID, or_newer: bool) -> Plan:
+    """Plan to a TXID anew, or to the newest state where that is allowed and not older."""
+    try:
+        return make_plan(files, txid)
+    except ReplicaError:
+        if not or_newer:
+            raise
+        plan = make_plan(files)
+        if plan.txid < txid:
+            raise
+        return plan
 
 
 def _identity(file: LTXFile) -> tuple[str, int, str]:

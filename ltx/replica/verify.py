@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from backends import Backend, NotFoundError
+from backends import Backend
 from ltx.errors import CorruptError
 from ltx.format import TXID, Header
 from ltx.format.index import PageIndex, index_range
-from ltx.replica.apply import FileError, Progress, decoded, pages_between
+from ltx.replica.apply import FAULTS, FileError, Progress, decoded, pages_between
 from ltx.replica.files import LTXFile
 from ltx.replica.plan import reach_of
 
@@ -135,7 +135,7 @@ def _read(backend: Backend, file: LTXFile) -> _Read:
         _check_index(backend, file, pgnos, offsets)
     except FileError as error:
         fault = str(error.reason)
-    except (CorruptError, NotFoundError) as error:
+    except FAULTS as error:
         fault = str(error)
     return _Read(CheckedFile(file, header, len(pgnos), fault), pgnos)
 
