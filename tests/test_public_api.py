@@ -109,3 +109,9 @@ def test_every_package_of_the_tree_is_in_the_wheel() -> None:
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert named == found
+
+
+def test_the_extra_all_is_all_extras() -> None:
+    """`make test` installs it."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["all"] == [f"ltx[{','.join(name for name in extras if name != 'all')}]"]

@@ -17,12 +17,14 @@ from ltx.errors import (
     ConflictError,
     CorruptError,
     DatabaseError,
+    GapError,
     LTXError,
     NoSnapshotError,
     NotReachableError,
     OutputExistsError,
     UnsupportedVersionError,
 )
+from ltx.format import format_txid
 
 __all__ = ["describe"]
 
@@ -65,7 +67,7 @@ def describe(error: BaseException) -> str:
     """Return one line that says what happened, and what to do."""
     for kind, advice in _ADVICE:
         if isinstance(error, kind):
-            return _line(_spoken(str(error)), advice)
+            return _line(_spoken(error), advice)
     if isinstance(error, OSError):
         text = error.strerror or str(error)
         place = f": {error.filename}" if error.filename else ""
@@ -84,6 +86,12 @@ def _line(text: str, advice: str) -> str:
     return line if not advice or _ADVISES.search(line) else f"{line}; {advice}"
 
 
-def _spoken(text: str) -> str:
+def _spoken(error: BaseException) -> str:
     """Name options as they are typed here, not as they are called in Python."""
-    return text.replace(" (force=True)", "")
+    text = str(error).replace(" (force=True)", "")
+    if isinstance(error, GapError) and error.after:
+        text = (
+            text.removesuffix(": ask for it to restore it")
+            + f"; --txid {format_txid(error.after)} restores that"
+        )
+    return text

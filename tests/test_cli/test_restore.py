@@ -124,6 +124,7 @@ def test_a_gap_is_named_and_what_lies_before_it_can_be_had(cli: LTX, replica: Re
     found = cli("restore", "replica", "-o", "out.db")
     assert found.code == 1
     assert "TXID 0000000000000002 is missing" in found.err
+    assert found.err.endswith("; --txid 0000000000000001 restores that\n")
     assert not Path("out.db").exists()
     assert cli("restore", "replica", "-o", "out.db", "--txid", "0000000000000001").code == 0
     assert Path("out.db").read_bytes() == replica.states[0]
