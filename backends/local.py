@@ -146,7 +146,7 @@ class LocalBackend(Backend):
         failed: BackendError | None = None
         for key in keys:
             try:
-                with self._translated(key):
+                with self._translated(key), suppress(IsADirectoryError):  # a folder is no object
                     os.unlink(self._path(key))
                 folders.add(self._path(key).parent)
             except NotFoundError:

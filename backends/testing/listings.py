@@ -114,7 +114,8 @@ class ListingContract(Needs):
             backend.put(key, b"x")
         backend.delete([])
         backend.delete(["d/1"])
-        backend.delete(["d/1", "missing", "not/there/at/all"])
+        backend.delete(["d/1", "missing", "not/there/at/all", "d"])
+        assert list_keys(backend) == ["d/2", "d/3", "d/30"], "a folder is no object"
         backend.delete(key for key in ("d/1", "d/2", "d/3", "d/3"))
         assert list_keys(backend) == ["d/30"]
 

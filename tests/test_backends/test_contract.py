@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from backends.base import Backend
+from backends.fsspec import FsspecBackend
 from backends.local import LocalBackend
 from backends.memory import MemoryBackend
 from backends.registry import open_backend
@@ -64,3 +67,39 @@ class TestS3(BackendContract):
         name = backend.place.root + key
         body: bytes = self.server.client.get_object(Bucket=self.server.bucket, Key=name)["Body"].read()
         return body
+
+
+class TestFsspecThatRenames(BackendContract):
+    """`local` is fsspec's other name for files; ours serves `file` only."""
+
+    @pytest.fixture
+    def backend(self, tmp_path: Path) -> Iterator[Backend]:
+        self.root = tmp_path / "root"
+        with open_backend(f"local://{self.root}") as backend:
+            assert isinstance(backend, FsspecBackend)
+            yield backend
+
+    def reopen(self, backend: Backend) -> Backend:
+        return open_backend(backend.url)
+
+    def raw_get(self, backend: Backend, key: str) -> bytes:
+        return (self.root / key).read_bytes()
+
+
+class TestFsspecThatDoesNotRename(BackendContract):
+    secrets = ("pass-word",)
+
+    @pytest.fixture
+    def backend(self) -> Iterator[Backend]:
+        self.root = f"/{token_hex(6)}"
+        with FsspecBackend(f"memory:/{self.root}", {"token": "pass-word"}) as backend:
+            yield backend
+        for path in [path for path in MemoryFileSystem.store if path.startswith(f"{self.root}/")]:
+            del MemoryFileSystem.store[path]
+
+    def reopen(self, backend: Backend) -> Backend:
+        return FsspecBackend(backend.url)
+
+    def raw_get(self, backend: Backend, key: str) -> bytes:
+        data: bytes = MemoryFileSystem.store[f"{self.root}/{key}"].getvalue()
+        return data
