@@ -26,6 +26,8 @@ class _Entry(NamedTuple):
 
 _entries: dict[str, _Entry] = {
     "file": _Entry("backends.local:LocalBackend"),
+    "gcs": _Entry("backends.gcs:GCSBackend", "gcs"),
+    "gs": _Entry("backends.gcs:GCSBackend", "gcs"),
     "memory": _Entry("backends.memory:MemoryBackend"),
     "s3": _Entry("backends.s3:S3Backend", "s3"),
     "webdav": _Entry("backends.webdav:WebDAVBackend", "webdav"),
