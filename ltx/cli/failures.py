@@ -60,7 +60,7 @@ _SYSTEM_ADVICE = {
 }
 
 
-_ADVISES = re.compile(r"; |: (?:check|choose|find|install|make|name|pip install|stop|try|use|write) ")
+_ADVISES = re.compile(r"; |: (?:check|choose|find|install|make|name|pip install|set|stop|try|use|write) ")
 
 
 def describe(error: BaseException) -> str:
