@@ -99,11 +99,11 @@ _BROKEN = (
 
 
 def client_error(error: BaseException) -> boto.ClientError | None:
-    """Return the service's answer where the error is one; s3fs hides it as the cause of an `OSError`."""
-    for found in (error, error.__cause__):
-        if isinstance(found, boto.ClientError):
-            return found
-    return None
+    """Return the service's answer where the error is one; s3fs hides it as the cause of others."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, boto.ClientError):
+        found = found.__cause__
+    return found
 
 
 def status_of(error: BaseException) -> int:
