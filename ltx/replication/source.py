@@ -17,11 +17,12 @@ from ltx.sqlite import leave_wal_on_close
 if TYPE_CHECKING:
     from ltx.replication.wal import CommittedFrames, WALHeader
 
-__all__ = ["MovedError", "PinnedDatabase", "pinned"]
+__all__ = ["DATABASE", "WAL", "MovedError", "PinnedDatabase", "begin_reading", "hold", "open_beside", "pinned"]
 
 _BUSY_TIMEOUT_MS = 5000
 _READ_SIZE = 1 << 20
-_DATABASE, _JOURNAL = 0, 1
+DATABASE, WAL = 0, 1
+"""The two files that `apsw.Connection.read` reads."""
 
 
 class MovedError(DatabaseError):
@@ -36,15 +37,15 @@ class PinnedDatabase:
         path: The database.
         page_size: Bytes of a page.
         commit: Its size in pages.
-        timestamp_ms: When it was pinned.
+        timestamp_ms: When it was pinned: no transaction in it is younger.
     """
 
     path: Path
     page_size: int
     commit: int
     timestamp_ms: int
+    wal: "PinnedWAL | None"
     _connection: apsw.Connection
-    _wal: "_PinnedWAL | None"
     _inode: tuple[int, int]
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
@@ -57,17 +58,17 @@ class PinnedDatabase:
             DatabaseError: The file was replaced, or the read transaction is gone.
         """
         size, skipped = self.page_size, lock_page(self.page_size)
-        from_wal = iter(self._wal.frames() if self._wal else ())
+        from_wal = iter(self.wal.frames() if self.wal else ())
         in_wal, offset = next(from_wal, (0, 0))
         run = max(1, _READ_SIZE // size)
         for first in range(1, self.commit + 1, run):
             count = min(run, self.commit + 1 - first)
-            data = memoryview(self._read(_DATABASE, (first - 1) * size, count * size))
+            data = memoryview(self._read(DATABASE, (first - 1) * size, count * size))
             for place in range(count):
                 pgno = first + place
                 page = bytes(data[place * size : (place + 1) * size])
                 if pgno == in_wal:
-                    page = self._read(_JOURNAL, offset, size)
+                    page = self._read(WAL, offset, size)
                     in_wal, offset = next(from_wal, (0, 0))
                 if pgno != skipped:
                     yield pgno, page
@@ -79,7 +80,7 @@ class PinnedDatabase:
             raise DatabaseError(f"the read transaction on {self.path} ended by itself: try again")
         if _inode_of(self.path) != self._inode:
             raise DatabaseError(f"{self.path} was replaced by another file while it was read: try again")
-        if self._wal and self._read(_JOURNAL, 0, len(self._wal.raw_header)) != self._wal.raw_header:
+        if self.wal and self._read(WAL, 0, len(self.wal.raw_header)) != self.wal.raw_header:
             raise MovedError(f"the WAL of {self.path} began anew while it was read: try again")
 
     def _read(self, which: int, offset: int, size: int) -> bytes:
@@ -87,7 +88,15 @@ class PinnedDatabase:
 
 
 @dataclass(frozen=True, slots=True)
-class _PinnedWAL:
+class PinnedWAL:
+    """The WAL of a pinned database.
+
+    Attributes:
+        raw_header: Its first 32 bytes.
+        header: What they say.
+        committed: The frames that belong to the pinned state.
+    """
+
     raw_header: bytes
     header: "WALHeader"
     committed: "CommittedFrames"
@@ -107,35 +116,64 @@ def pinned(path: str | os.PathLike[str]) -> Iterator[PinnedDatabase]:
         DatabaseError: There is no database, it is empty, or it stays locked for 5 seconds.
     """
     database = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
-    with _connected(database) as connection:
-        try:
-            connection.execute("BEGIN")
-            connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
-            mode = str(connection.execute("PRAGMA journal_mode").fetchall()[0][0])
-        except apsw.NotADBError as error:
-            raise DatabaseError(f"{database} is not a SQLite database") from error
-        except (apsw.BusyError, apsw.LockedError) as error:
-            raise DatabaseError(
-                f"{database} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again"
-            ) from error
-        except apsw.Error as error:
-            raise DatabaseError(f"{database} cannot be read: {error}") from error
-        timestamp_ms = time.time_ns() // 1_000_000
-        page_size, page_count = _size(connection)
-        if page_count == 0:
-            raise DatabaseError(f"{database} is empty: there is nothing to replicate before its first table")
-        wal = (
-            _pin_wal(lambda offset, size: connection.read("main", _JOURNAL, offset, size)[1])
-            if mode == "wal"
-            else None
-        )
-        commit = wal.committed.commit if wal and wal.committed.commit else page_count
-        yield PinnedDatabase(database, page_size, commit, timestamp_ms, connection, wal, _inode_of(database))
+    connection = open_beside(database)
+    try:
+        yield hold(connection, database, begin_reading(connection, database))
+    finally:
+        connection.close()
 
 
-@contextmanager
-def _connected(path: Path) -> Iterator[apsw.Connection]:
-    """Open a database so that closing it changes nothing: no checkpoint, and the WAL stays where one was."""
+def begin_reading(connection: apsw.Connection, path: Path) -> str:
+    """Begin a read transaction at the last commit, and return the journal mode.
+
+    Raises:
+        DatabaseError: It is no database, or it stays locked for as long as the connection waits.
+    """
+    try:
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        return str(connection.execute("PRAGMA journal_mode").fetchall()[0][0])
+    except apsw.Error as error:
+        if not connection.get_autocommit():
+            connection.execute("ROLLBACK")
+        if isinstance(error, apsw.NotADBError):
+            raise DatabaseError(f"{path} is not a SQLite database") from error
+        if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+            raise DatabaseError(f"{path} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again") from error
+        raise DatabaseError(f"{path} cannot be read: {error}") from error
+
+
+def hold(
+    connection: apsw.Connection, path: Path, mode: str, limit: Callable[[int], int] | None = None
+) -> PinnedDatabase:
+    """Describe the state that a read transaction holds, with what was committed after it began, if anything.
+
+    Args:
+        connection: Its read transaction began.
+        path: The database.
+        mode: Its journal mode.
+        limit: Called, after the header of the WAL was read, with the bytes of a frame: where to end in the WAL.
+
+    Raises:
+        DatabaseError: The database is empty.
+    """
+    timestamp_ms = time.time_ns() // 1_000_000
+    page_size, page_count = _size(connection)
+    if page_count == 0:
+        raise DatabaseError(f"{path} is empty: there is nothing to replicate before its first table")
+    wal = None
+    if mode == "wal":
+        wal = _pin_wal(lambda offset, size: connection.read("main", WAL, offset, size)[1], limit)
+    commit = wal.committed.commit if wal and wal.committed.commit else page_count
+    return PinnedDatabase(path, page_size, commit, timestamp_ms, wal, connection, _inode_of(path))
+
+
+def open_beside(path: Path) -> apsw.Connection:
+    """Open a database so that closing it changes nothing: no checkpoint, and the WAL stays where one was.
+
+    Raises:
+        DatabaseError: There is no database, or it cannot be opened.
+    """
     if not path.is_file():
         raise DatabaseError(f"there is no database {path}")
     wal = Path(f"{path}-wal")
@@ -144,16 +182,15 @@ def _connected(path: Path) -> Iterator[apsw.Connection]:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     except apsw.Error as error:
         raise DatabaseError(f"{path} cannot be opened: {error}") from error
-    try:
-        connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-        if had_wal:
-            leave_wal_on_close(connection)
-        yield connection
-    finally:
-        connection.close()
+    connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+    if had_wal:
+        leave_wal_on_close(connection)
+    return connection
 
 
-def _pin_wal(read: Callable[[int, int], bytes]) -> _PinnedWAL | None:
+def _pin_wal(
+    read: Callable[[int, int], bytes], limit: Callable[[int], int] | None
+) -> PinnedWAL | None:
     """Find the committed frames. The read transaction must have begun: what is read here cannot be lost then."""
     from ltx.replication.wal import WAL_HEADER_SIZE, WALHeader, committed_frames
 
@@ -162,9 +199,9 @@ def _pin_wal(read: Callable[[int, int], bytes]) -> _PinnedWAL | None:
         header = WALHeader.unpack(raw)
         if header is None:
             return None
-        found = committed_frames(read, header)
+        found = committed_frames(read, header, limit=limit(header.frame_size) if limit else None)
         if read(0, WAL_HEADER_SIZE) == raw:  # else it began anew while it was scanned
-            return _PinnedWAL(raw, header, found)
+            return PinnedWAL(raw, header, found)
 
 
 def _size(connection: apsw.Connection) -> tuple[int, int]:
