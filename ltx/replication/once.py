@@ -7,7 +7,7 @@ difference is published as the next TXID: everything the first time, nothing whe
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -16,15 +16,15 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from backends import AlreadyExistsError, NotFoundError
-from ltx.errors import ConflictError, CorruptError, DatabaseError, ReplicaError
-from ltx.format import CHECKSUM_SIZE, NO_CHECKSUM, TXID, Encoder, Header
-from ltx.replica.apply import FileError, Progress, decoded
+from ltx.errors import ConflictError, CorruptError, DatabaseError, ReplicaError, UnsupportedVersionError
+from ltx.format import CHECKSUM_SIZE, NO_CHECKSUM, TXID, Decoder, Encoder, Header
+from ltx.replica.apply import FileError, Progress, decoded, pages_between
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import make_plan
 from ltx.replica.replica import Replica
 from ltx.replication.source import MovedError, PinnedDatabase, pinned
-from ltx.replication.table import HASH_SIZE, PageTable, TableWriter, open_table, page_hash
+from ltx.replication.table import HASH_SIZE, PageTable, TableWriter, open_table, page_hash, sweep
 
 __all__ = ["Published", "meta_folder", "replicate_once"]
 
@@ -88,22 +88,38 @@ def replicate_once(
     if not path.is_file():
         raise DatabaseError(f"there is no database {path}")
     table_path = _table_path(path, replica)
-    table_path.parent.mkdir(exist_ok=True)
-    files = replica.files()
-    known = _ensure_table(table_path, replica, files)
-    txid = TXID(1 + max((file.max_txid for file in files), default=0))
-    with open_table(table_path) as table, TemporaryFile(dir=table_path.parent) as staged:
-        found = _stage(path, txid, table if known else None, table_path, staged, progress)
-        if found is None:
-            return None
-        encoder, writer = found
-        with closing(writer):
-            header = encoder.header
-            level = 0 if header.min_txid == txid else SNAPSHOT_LEVEL
-            key = replica.layout.key(level, header.min_txid, txid)
-            _create(replica, key, staged, encoder)
-            writer.install(txid, encoder.file_checksum)
+    with _state_folder(table_path.parent):
+        sweep(table_path)
+        files = replica.files()
+        newest = max((file.max_txid for file in files), default=0)
+        published = _published(table_path)
+        # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
+        known = published <= newest and _ensure_table(table_path, replica, files, newest)
+        txid = TXID(1 + max(newest, published))
+        with open_table(table_path) as table, TemporaryFile(dir=table_path.parent) as staged:
+            found = _stage(path, txid, table if known else None, table_path, staged, progress)
+            if found is None:
+                return None
+            encoder, writer = found
+            with closing(writer):
+                header = encoder.header
+                level = 0 if header.min_txid == txid else SNAPSHOT_LEVEL
+                key = replica.layout.key(level, header.min_txid, txid)
+                _create(replica, key, staged, encoder)
+                writer.install(txid, encoder.file_checksum)
     return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp)
+
+
+@contextmanager
+def _state_folder(folder: Path) -> Iterator[None]:
+    """Have a folder; it does not stay beside what turned out to be no database."""
+    folder.mkdir(exist_ok=True)
+    try:
+        yield
+    except DatabaseError:
+        with suppress(OSError):
+            folder.rmdir()  # an empty one only
+        raise
 
 
 def _stage(
@@ -214,42 +230,63 @@ def _table_path(path: Path, replica: Replica) -> Path:
     return meta_folder(path) / f"pages-{hashlib.sha256(replica.url.encode()).hexdigest()[:16]}"
 
 
-def _ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile]) -> bool:
+def _published(table_path: Path) -> int:
+    """Return the TXID that the table names; 0 where there is no table."""
+    with open_table(table_path) as table:
+        return table.txid if table else 0
+
+
+def _ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
     """See to it that the table says what the replica has; False where nothing can be compared with.
 
     It is trusted only if it names the replica's newest TXID and the checksum of the file that ends with it.
     """
-    if not files:
-        return False
-    newest = max(file.max_txid for file in files)
+    try:
+        plan = make_plan(files, newest)
+    except ReplicaError:
+        return False  # a hole: only a snapshot makes the replica whole again
     file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
     checksum = _checksum_at(replica, file.key)
     with open_table(table_path) as table:
         if table and table.txid == newest and table.file_checksum == checksum:
             return True
     try:
-        plan = make_plan(files, newest)
-    except ReplicaError:
-        return False  # a hole: only a snapshot can follow
-    replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
+        replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
+    except (CorruptError, UnsupportedVersionError, NotFoundError):
+        return False  # a file of the chain cannot be read: as good as a hole
     return True
 
 
 def _rebuild(table_path: Path, replica: Replica, files: Sequence[LTXFile], txid: int, checksum: int) -> None:
     """Make the table from the files of a plan, each verified whole."""
     writer: TableWriter | None = None
+    before: Header | None = None
     try:
         for file, decoder in decoded(replica.backend, files):
             header = decoder.header
             writer = writer or TableWriter(table_path, header.page_size, header.commit)
             try:
-                for pgno, page in decoder:
-                    writer.put(pgno, page_hash(page))
+                _hash_pages(decoder, before, writer)
             except CorruptError as error:
                 raise FileError(file, error) from error
             writer.resize(header.commit)
+            before = header
         if writer:
             writer.install(txid, checksum)
     finally:
         if writer:
             writer.close()
+
+
+def _hash_pages(decoder: Decoder, before: Header | None, writer: TableWriter) -> None:
+    """Write down the pages of one file, which must fit the one before it: else no restore could use it."""
+    header, old_commit, grown = decoder.header, before.commit if before else 0, 0
+    if before and header.page_size != before.page_size:
+        raise CorruptError(f"pages of {header.page_size} bytes after pages of {before.page_size}", offset=8)
+    for pgno, page in decoder:
+        writer.put(pgno, page_hash(page))
+        grown += pgno > old_commit
+    if grown != pages_between(old_commit, header):
+        raise CorruptError(
+            f"the database grows from {old_commit} to {header.commit} pages, and some are missing"
+        )

@@ -7,10 +7,12 @@ holds nothing that the replica does not: lost or doubtful, it is made again from
     XXH3-64 of all before, u64                                                   (big-endian; hashes are XXH3-64)
 """
 
+import fcntl
 import mmap
 import os
 import secrets
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +23,14 @@ from xxhash import xxh3_64, xxh3_64_digest
 
 from ltx.sqlite import sync_folder
 
-__all__ = ["HASH_SIZE", "PageTable", "TableWriter", "open_table", "page_hash"]
+__all__ = ["HASH_SIZE", "PageTable", "TableWriter", "open_table", "page_hash", "sweep"]
 
 HASH_SIZE = 8
 _MAGIC = b"ltxpage1"
 _HEAD = struct.Struct(">8sIIQQ")
 _BATCH = 1 << 16
+_OLD_S = 60
+"""A file that nobody holds and that has not changed for so long was left by a process that was killed."""
 
 page_hash = xxh3_64_digest
 """`page_hash(page)`: the eight bytes that stand for a page in the table."""
@@ -65,6 +69,8 @@ class TableWriter:
         self._page_size = page_size
         self._commit = commit
         self._file: BinaryIO = open(self.aside, "w+b")  # noqa: SIM115 - closed by close()
+        with suppress(OSError):  # no locks on this file system: then `sweep` removes nothing either
+            fcntl.flock(self._file, fcntl.LOCK_EX)
         self._file.truncate(_HEAD.size + commit * HASH_SIZE)
         self._file.seek(_HEAD.size)
 
@@ -102,6 +108,15 @@ class TableWriter:
         self._file.close()
         with suppress(FileNotFoundError):
             os.unlink(self.aside)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed processes left beside the table at a path."""
+    for aside in path.parent.glob(f"{path.name}.*.tmp"):
+        with suppress(OSError), open(aside, "rb") as file:  # BlockingIOError: somebody writes it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file.fileno()).st_mtime > _OLD_S:
+                os.unlink(aside)
 
 
 @contextmanager
