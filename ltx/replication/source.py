@@ -17,7 +17,16 @@ from ltx.sqlite import leave_wal_on_close
 if TYPE_CHECKING:
     from ltx.replication.wal import CommittedFrames, WALHeader
 
-__all__ = ["DATABASE", "WAL", "MovedError", "PinnedDatabase", "begin_reading", "hold", "open_beside", "pinned"]
+__all__ = [
+    "DATABASE",
+    "WAL",
+    "MovedError",
+    "PinnedDatabase",
+    "begin_reading",
+    "hold",
+    "open_beside",
+    "pinned",
+]
 
 _BUSY_TIMEOUT_MS = 5000
 _READ_SIZE = 1 << 20
@@ -139,7 +148,9 @@ def begin_reading(connection: apsw.Connection, path: Path) -> str:
         if isinstance(error, apsw.NotADBError):
             raise DatabaseError(f"{path} is not a SQLite database") from error
         if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-            raise DatabaseError(f"{path} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again") from error
+            raise DatabaseError(
+                f"{path} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again"
+            ) from error
         raise DatabaseError(f"{path} cannot be read: {error}") from error
 
 
@@ -188,9 +199,7 @@ def open_beside(path: Path) -> apsw.Connection:
     return connection
 
 
-def _pin_wal(
-    read: Callable[[int, int], bytes], limit: Callable[[int], int] | None
-) -> PinnedWAL | None:
+def _pin_wal(read: Callable[[int, int], bytes], limit: Callable[[int], int] | None) -> PinnedWAL | None:
     """Find the committed frames. The read transaction must have begun: what is read here cannot be lost then."""
     from ltx.replication.wal import WAL_HEADER_SIZE, WALHeader, committed_frames
 

@@ -8,17 +8,27 @@ The checksum is linear: for n pairs of 32-bit words it is a sum of the words tim
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WAL_HEADER_SIZE", "CommittedFrames", "WALHeader", "committed_frames"]
+__all__ = [
+    "FRAME_HEAD_SIZE",
+    "WAL_HEADER_SIZE",
+    "CommittedFrames",
+    "ReadWAL",
+    "WALHeader",
+    "committed_frames",
+    "valid_frames",
+]
 
 WAL_HEADER_SIZE = 32
 FRAME_HEAD_SIZE = 24
+"""Bytes of a frame before its page: page number, commit, two salts, two words of checksum."""
+
 _LITTLE, _BIG = 0x377F0682, 0x377F0683
 _VERSION = 3007000
 _BATCH_SIZE = 4 << 20
@@ -75,30 +85,34 @@ class CommittedFrames:
         pgnos: Numbers of the pages in the WAL, ascending.
         offsets: Where the page's bytes begin in the WAL, for each of them.
         end: Bytes of the WAL up to the end of the last committed frame.
+        checksum: The running checksum there; None where nothing is committed.
     """
 
     commit: int = 0
     pgnos: NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
     offsets: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     end: int = WAL_HEADER_SIZE
+    checksum: tuple[int, int] | None = None
 
 
-def committed_frames(read: ReadWAL, header: WALHeader) -> CommittedFrames:
-    """Find the committed frames of a WAL, in one pass and twelve bytes of memory a frame."""
+def committed_frames(read: ReadWAL, header: WALHeader, *, limit: int | None = None) -> CommittedFrames:
+    """Find the committed frames of a WAL, in one pass and twelve bytes of memory a frame.
+
+    Args:
+        read: Reads the WAL.
+        header: Its header.
+        limit: Look at no byte from here on; None for as far as frames are valid.
+    """
     size = header.frame_size
-    batch = max(1, _BATCH_SIZE // size)
-    running = header.checksum
     seen: list[NDArray[np.uint32]] = []
     total = last = commit = 0
-    while True:
-        data = read(WAL_HEADER_SIZE + total * size, batch * size)
-        heads, valid, running = _valid(data, header, running)
-        for place in np.flatnonzero(heads[:valid, 1]):
+    checksum: tuple[int, int] | None = None
+    for heads, _ in valid_frames(read, header, WAL_HEADER_SIZE, header.checksum, limit=limit):
+        for place in np.flatnonzero(heads[:, 1])[-1:]:
             last, commit = total + int(place) + 1, int(heads[place, 1])
-        seen.append(heads[:valid, 0].copy())
-        total += valid
-        if valid < batch:
-            break
+            checksum = int(heads[place, 4]), int(heads[place, 5])
+        seen.append(heads[:, 0].copy())
+        total += len(heads)
     if not commit:
         return CommittedFrames()
     pgnos = np.concatenate(seen)[:last]
@@ -106,7 +120,37 @@ def committed_frames(read: ReadWAL, header: WALHeader) -> CommittedFrames:
     ordered = pgnos[order]
     newest = np.append(ordered[1:] != ordered[:-1], True)
     offsets = order[newest].astype(np.int64) * size + (WAL_HEADER_SIZE + FRAME_HEAD_SIZE)
-    return CommittedFrames(commit, ordered[newest], offsets, WAL_HEADER_SIZE + last * size)
+    return CommittedFrames(commit, ordered[newest], offsets, WAL_HEADER_SIZE + last * size, checksum)
+
+
+def valid_frames(
+    read: ReadWAL, header: WALHeader, start: int, checksum: tuple[int, int], *, limit: int | None = None
+) -> Iterator[tuple[NDArray[np.uint32], bytes]]:
+    """Yield the valid frames from an offset on, some MiB at a time: six words of head each, and all their bytes.
+
+    What is yielded was read once: the bytes are those that the checksums were computed from.
+
+    Args:
+        read: Reads the WAL.
+        header: Its header.
+        start: Where the first frame begins.
+        checksum: The running checksum before it.
+        limit: Look at no byte from here on; None for as far as frames are valid.
+    """
+    size = header.frame_size
+    while True:
+        count = max(1, _BATCH_SIZE // size)
+        if limit is not None:
+            count = min(count, (limit - start) // size)
+        if count < 1:
+            return
+        data = read(start, count * size)
+        heads, valid, checksum = _valid(data, header, checksum)
+        if valid:
+            yield heads[:valid], data
+        if valid < count:
+            return
+        start += count * size
 
 
 def _valid(
