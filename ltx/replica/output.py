@@ -74,6 +74,8 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
         path = path.resolve()
     if path.is_dir():
         raise LTXError(f"the output {path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():
+        raise LTXError(f"the output {path} is a device or a pipe: name a file")
     if not path.parent.is_dir():
         raise LTXError(f"the folder {path.parent} does not exist: make it first")
     if path.exists() and not force:
@@ -129,9 +131,12 @@ def _locked(path: Path) -> Iterator[None]:
     What is no database is not locked: there is nobody whom it would serve.
 
     Raises:
-        DatabaseError: Somebody has it open.
+        DatabaseError: Somebody has it open, or it cannot be locked.
     """
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    try:
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+    except apsw.Error as error:
+        raise DatabaseError(f"{path} cannot be opened to lock it: {error}") from error
     try:
         connection.set_busy_timeout(1000)
         leave_wal_on_close(connection)  # by then the name is the new database's
@@ -143,6 +148,8 @@ def _locked(path: Path) -> Iterator[None]:
             pass
         except (apsw.BusyError, apsw.LockedError) as error:
             raise DatabaseError(f"{path} is in use: stop whatever has it open, then try again") from error
+        except apsw.Error as error:
+            raise DatabaseError(f"{path} cannot be locked: {error}") from error
         yield
     finally:
         connection.close()
