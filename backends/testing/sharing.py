@@ -98,6 +98,11 @@ class SharingContract(Needs):
                 backend.put("wrong", b"x", timestamp_ms=wrong)
         assert list_keys(backend) == ["t"]
 
+    def test_scheme(self, backend: Backend) -> None:
+        """The backend is of the scheme for which the test class stands."""
+        assert backend.url.startswith(f"{backend.scheme}:")
+        assert not self.schemes or backend.scheme in self.schemes
+
     def test_stats(self, backend: Backend) -> None:
         """Requests are counted by kind, bytes by direction."""
         backend.put("s", content(1000))
@@ -123,7 +128,6 @@ class SharingContract(Needs):
             with pytest.raises(BackendError) as caught:
                 call()
             shown += [repr(caught.value), *traceback.format_exception(caught.value)]
-        assert backend.url.startswith(f"{backend.scheme}:")
         for secret in self.secrets:
             assert not [text for text in shown if secret in text]
 

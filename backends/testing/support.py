@@ -52,6 +52,9 @@ BAD_PREFIXES = ("/", "/a", "../", "a//", "a/../", "\\", "\x00", ".tmp-", "a/.tmp
 class Needs(ABC):
     """What a subclass of the contract must give it."""
 
+    schemes: ClassVar[tuple[str, ...]] = ()
+    """The URL schemes whose backend this is; none for a wrapper."""
+
     part_size: ClassVar[int] = 8 * MIB
     """Above this size the backend writes an object in several requests, where it does so at all."""
 

@@ -18,6 +18,7 @@ from tests.servers.seaweedfs import S3Server
 
 
 class TestLocal(BackendContract):
+    schemes = ("file",)
     part_size = 1 << 20
 
     @pytest.fixture
@@ -34,6 +35,7 @@ class TestLocal(BackendContract):
 
 
 class TestMemory(BackendContract):
+    schemes = ("memory",)
     part_size = 1 << 20
 
     @pytest.fixture
@@ -51,6 +53,7 @@ class TestMemory(BackendContract):
 
 
 class TestS3(BackendContract):
+    schemes = ("s3",)
     secrets = ("testsecret1234567890",)
 
     @pytest.fixture

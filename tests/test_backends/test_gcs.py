@@ -32,6 +32,7 @@ def endpoint() -> Iterator[str]:
 
 
 class TestGCS(BackendContract):
+    schemes = ("gs", "gcs")
     part_size = 1 << 20
 
     @pytest.fixture

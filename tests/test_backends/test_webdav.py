@@ -59,6 +59,7 @@ def url(apache_basic: DAVServer) -> str:
 
 
 class _WebDAVContract(BackendContract):
+    schemes = ("webdav", "webdavs")
     secrets = (PASSWORD,)
     base = "remote.php/dav files/ü%"
 
