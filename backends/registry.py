@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP = "ltx.backends"
 """Other packages name their backends in this group: `scheme = "module:Class"`."""
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?=://|::)")
+_CHAIN = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+::|::[a-zA-Z][a-zA-Z0-9+.-]+(?:://|::)")
 _FSSPEC = "backends.fsspec:FsspecBackend"
 
 
@@ -25,6 +26,9 @@ class _Entry(NamedTuple):
 
 
 _entries: dict[str, _Entry] = {
+    "abfs": _Entry("backends.azure:AzureBackend", "azure"),
+    "abs": _Entry("backends.azure:AzureBackend", "azure"),
+    "az": _Entry("backends.azure:AzureBackend", "azure"),
     "file": _Entry("backends.local:LocalBackend"),
     "gcs": _Entry("backends.gcs:GCSBackend", "gcs"),
     "gs": _Entry("backends.gcs:GCSBackend", "gcs"),
@@ -52,9 +56,7 @@ def register(scheme: str, target: str, *, extra: str = "") -> None:
     Raises:
         ConfigError: The scheme is taken by another class, or a name is malformed.
     """
-    if not _SCHEME.fullmatch(f"{scheme}://", endpos=len(scheme)) and not re.fullmatch(
-        r"[a-z][a-z0-9+.-]+", scheme
-    ):
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]+", scheme):
         raise ConfigError(f"not a URL scheme: {scheme!r}")
     if not re.fullmatch(r"[\w.]+:\w+", target):
         raise ConfigError(f"a backend is named 'module:Class', not {target!r}")
@@ -80,7 +82,7 @@ def open_backend(url: str, **options: object) -> Backend:
     """
     match = _SCHEME.match(url)
     scheme = match[1].lower() if match else "file"
-    entry = _entry(scheme, chained="::" in url)
+    entry = _entry(scheme, chained=bool(match and _CHAIN.search(url)))
     module_name, _, class_name = entry.target.partition(":")
     try:
         module = import_module(module_name)
@@ -91,6 +93,8 @@ def open_backend(url: str, **options: object) -> Backend:
         raise MissingDependencyError(
             f"{scheme}:// needs the package {missing}: pip install 'ltx[{entry.extra}]'"
         ) from error
+    if not hasattr(module, class_name):
+        raise ConfigError(f"{scheme}:// is registered as {entry.target}, but there is no such class")
     backend: Backend = getattr(module, class_name).from_url(url, **options)
     return backend
 
