@@ -2,11 +2,8 @@
 
 import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Annotated, cast
 
 import typer
@@ -15,13 +12,14 @@ from ltx import __version__
 from ltx.cli import list as list_files
 from ltx.cli import replicate, restore, verify
 from ltx.cli.failures import describe
+from ltx.cli.interrupts import INTERRUPTED, Interrupted, interruptible
 from ltx.cli.options import examples
 from ltx.cli.output import complain
 from ltx.cli.secrets import Secrets
 
 __all__ = ["app", "main"]
 
-FAILED, USAGE, INTERRUPTED, NO_READER, TERMINATED = 1, 2, 130, 141, 143
+FAILED, USAGE, NO_READER = 1, 2, 141
 
 _EXAMPLES = examples(
     "ltx replicate --once app.db s3://bucket/app",
@@ -78,13 +76,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(words, prog_name="ltx")  # a shell asks how a word goes on
     secrets = Secrets(words)
     try:
-        with _terminable():
+        with interruptible():
             return _run(words)
-    except KeyboardInterrupt:
-        complain("interrupted; nothing was left half done: run it again when you like")
-        return INTERRUPTED
-    except BrokenPipeError:
-        return _without_reader()
+    except Interrupted as interrupt:
+        if interrupt.code == INTERRUPTED:
+            complain("interrupted; run it again when you like")
+        if arguments is None:
+            sys.stderr.flush()
+            os._exit(interrupt.code)  # threads that wait for a storage are not waited for
+        return interrupt.code
+    except BrokenPipeError:  # whoever read stdout went away, as `ltx list ... | head` does
+        _drop_stdout()
+        return NO_READER
     except Exception as error:
         if os.environ.get("LTX_DEBUG"):
             raise
@@ -119,25 +122,6 @@ def _usage(error: Exception) -> str:
     message = message.removeprefix("Invalid value: ")
     text = message[:1].lower() + message[1:].removesuffix(".")
     return text if "; " in text else f"{text}; see '{place} --help'"
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let a SIGTERM end the process as an exception does: temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _without_reader() -> int:
-    """End quietly when whoever reads stdout went away, as `ltx list ... | head` does."""
-    _drop_stdout()
-    return NO_READER
 
 
 def _drop_stdout() -> None:

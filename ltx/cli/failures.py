@@ -71,7 +71,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError):
         text = error.strerror or str(error)
         place = f": {error.filename}" if error.filename else ""
-        return _line(f"{text}{place}", _SYSTEM_ADVICE.get(error.errno or 0, "nothing was left half done"))
+        return _line(f"{text}{place}", _SYSTEM_ADVICE.get(error.errno or 0, "look at it, then run it again"))
     if isinstance(error, MemoryError):
         return "out of memory; give it more, or report this: it should not need much"
     name = type(error).__name__

@@ -1,6 +1,7 @@
 """The arguments that several commands share, and the replica that they name."""
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -74,7 +75,8 @@ def opened_replica(url: str, storage_options: Sequence[str] | None, *, stats: bo
     try:
         yield replica
     finally:
-        replica.close()
+        if not isinstance(sys.exception(), KeyboardInterrupt):  # it would wait for requests under way
+            replica.close()
         if stats:
             print_stats(replica.backend.stats)
 
