@@ -254,7 +254,7 @@ class Replica:
 
     def _committed(self, plan: Plan, files: Sequence[LTXFile], header: Header) -> datetime:
         try:
-            return self.times([plan.txid], files)[0]
+            return self.times([plan.txid], [*files, *plan.files])[0]
         except (NotFoundError, CorruptError, UnsupportedVersionError):  # planned around, or pruned meanwhile
             return header.timestamp
 
