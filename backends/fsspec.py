@@ -201,7 +201,7 @@ class FsspecBackend(Backend):
                 above = path.rsplit("/", number)[0]
                 if filesystem.isfile(above):
                     raise ConfigError(f"a file is in the way of a folder: {self.url}/{key}", key=key)
-            filesystem.makedirs(folder, exist_ok=True)
+            _make_folders(filesystem, folder)
             self._made.add(folder)
         if filesystem.isdir(path):
             raise ConfigError(f"a folder is in the way of a file: {self.url}/{key}", key=key)
@@ -242,6 +242,19 @@ def _kind(error: Exception) -> type[BackendError]:
     if isinstance(error, OSError | EOFError):
         return UnavailableError
     return BackendError
+
+
+def _make_folders(filesystem: AbstractFileSystem, folder: str) -> None:
+    """Make a folder and those above it, beside other writers who do the same: each error may be their success."""
+    for _ in range(folder.count("/")):
+        try:
+            filesystem.makedirs(folder, exist_ok=True)
+        except Exception:  # noqa: BLE001 - libraries share no base class
+            if filesystem.isdir(folder):
+                return
+        else:
+            return
+    filesystem.makedirs(folder, exist_ok=True)
 
 
 @contextmanager
