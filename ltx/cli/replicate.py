@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from ltx.cli.options import ReplicaURL, ShowStats, StorageOptions, examples, opened_replica, usage_error
-from ltx.cli.output import progress_bar
+from ltx.cli.output import complain, progress_bar
 from ltx.format import format_txid
 from ltx.replica import format_time
+from ltx.replica.layout import SNAPSHOT_LEVEL
 
 __all__ = ["EXAMPLES", "replicate"]
 
@@ -46,6 +47,8 @@ def replicate(
     if published is None:
         print(f"nothing was published: {where} has all that is committed")
         return
+    if published.level == SNAPSHOT_LEVEL:
+        complain("files are missing on the replica, so all pages were written; older states are as they were")
     pages = "1 page" if published.page_count == 1 else f"{published.page_count} pages"
     print(
         f"published TXID {format_txid(published.txid)} of {format_time(published.time)}: "

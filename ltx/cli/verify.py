@@ -54,7 +54,8 @@ def verify(
         complain(f"no LTX files lie at {where}; check the URL, or replicate a database to it")
     elif not found.is_sound:
         complain(
-            "the replica is not sound; restore what can be had, then replicate the database to a new place"
+            "the replica is not sound; restore what can be had, move damaged files away, then run "
+            "'ltx replicate --once': where files are missing it writes a snapshot"
         )
     if not found.is_sound:
         raise typer.Exit(1)

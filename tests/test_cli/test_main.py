@@ -23,7 +23,7 @@ COMMANDS = sorted(str(command.name) for command in app.registered_commands)
 
 
 def test_the_commands_there_are() -> None:
-    assert COMMANDS == ["list", "replicate", "restore", "verify"]
+    assert {"list", "replicate", "restore", "verify"} <= {*COMMANDS}
 
 
 def test_version(cli: LTX) -> None:
@@ -330,5 +330,5 @@ def test_completion_is_typers(cli_process: LTXProcess, monkeypatch: pytest.Monke
     monkeypatch.setenv("COMP_WORDS", "ltx re")
     monkeypatch.setenv("COMP_CWORD", "1")
     with cli_process() as process:
-        assert process.communicate()[0].split() == ["replicate", "restore"]
+        assert {"replicate", "restore"} <= {*process.communicate()[0].split()}
     assert typer.main.get_command(app).name == "ltx"

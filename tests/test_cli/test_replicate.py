@@ -3,7 +3,7 @@
 import sqlite3
 from pathlib import Path
 
-from tests.test_cli.conftest import LTX, change
+from tests.test_cli.conftest import LTX, Replicated, change
 
 
 def test_each_run_publishes_what_changed(cli: LTX, database: Path) -> None:
@@ -23,6 +23,17 @@ def test_stats_count_what_was_sent(cli: LTX, database: Path) -> None:
     found = cli("replicate", "--once", "app.db", "replica", "--stats")
     size = sum(file.stat().st_size for file in Path("replica").rglob("*.ltx"))
     assert found.err.endswith(f", {size} sent\n")
+
+
+def test_a_hole_is_closed_by_a_snapshot(cli: LTX, replica: Replicated) -> None:
+    replica.file(2).unlink()
+    found = cli("replicate", "--once", "app.db", "replica")
+    assert found.code == 0
+    assert found.err.startswith("ltx: files are missing on the replica")
+    assert "ltx/9/0000000000000001-0000000000000004.ltx" in found.out
+    assert cli("verify", "replica").code == 0
+    assert cli("restore", "replica", "-o", "out.db").code == 0
+    assert Path("out.db").read_bytes() == replica.states[2]
 
 
 def test_without_once_it_says_what_is_missing_here(cli: LTX, database: Path) -> None:
