@@ -9,8 +9,8 @@ from typing import Annotated, cast
 import typer
 
 from ltx import __version__
+from ltx.cli import compact, replicate, restore, retain, snapshot, verify
 from ltx.cli import list as list_files
-from ltx.cli import replicate, restore, verify
 from ltx.cli.failures import describe
 from ltx.cli.interrupts import INTERRUPTED, Interrupted, interruptible
 from ltx.cli.options import examples
@@ -45,6 +45,9 @@ app.command("replicate", epilog=replicate.EXAMPLES)(replicate.replicate)
 app.command("list", epilog=list_files.EXAMPLES)(list_files.list_files)
 app.command("restore", epilog=restore.EXAMPLES)(restore.restore)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
+app.command("compact", epilog=compact.EXAMPLES)(compact.compact)
+app.command("snapshot", epilog=snapshot.EXAMPLES)(snapshot.snapshot)
+app.command("retain", epilog=retain.EXAMPLES)(retain.retain)
 
 
 def _version(wanted: bool) -> None:

@@ -1,0 +1,146 @@
+"""`ltx retain`: delete the files of a replica that are no longer needed."""
+
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ltx.cli.options import (
+    AsJSON,
+    ReplicaURL,
+    ShowStats,
+    StorageOptions,
+    examples,
+    file_entry,
+    opened_replica,
+    usage_error,
+)
+from ltx.cli.output import complain, print_json, print_table
+from ltx.format import format_txid
+from ltx.replica import format_time
+
+if TYPE_CHECKING:
+    from ltx.replica.retention import Retained, State
+
+__all__ = ["EXAMPLES", "retain"]
+
+EXAMPLES = examples(
+    "ltx retain s3://bucket/app --dry-run",
+    "ltx retain s3://bucket/app",
+    "ltx retain s3://bucket/app --retention 168h",
+)
+
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)", re.ASCII)
+_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+
+
+def retain(
+    url: ReplicaURL,
+    retention: Annotated[
+        str,
+        typer.Option(
+            "--retention", metavar="TIME", help="Keep every moment since so long ago, such as 168h."
+        ),
+    ] = "24h",
+    l0_retention: Annotated[
+        str,
+        typer.Option(
+            "--l0-retention", metavar="TIME", help="Keep files of level 0 so long, and until they are merged."
+        ),
+    ] = "5m",
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would go and what would stay restorable; delete nothing."),
+    ] = False,
+    as_json: AsJSON = False,
+    storage_option: StorageOptions = None,
+    stats: ShowStats = False,
+) -> None:
+    """Delete files that are no longer needed.
+
+    The newest snapshot from before the time to keep stays, and all that leads on from it: any moment since then can
+    be restored. Files of level 0 go once level 1 has what they hold. A file goes only after the one that has its
+    content was read and found sound. Make snapshots and merges first: ltx snapshot, ltx compact.
+
+    Times are 24h, 5m, 90s, or such as 1h30m. The exit code is 1 where a file was found damaged.
+
+    JSON has source, dry_run, deleted (files as a listing has them, each with covered_by), size, kept_count, faults,
+    states_before, states, oldest and newest (txid and timestamp; null where nothing can be restored).
+    """
+    from ltx.replica.retention import RetentionPolicy, restorable
+    from ltx.replica.retention import retain as delete_old
+
+    policy = RetentionPolicy(_duration("--retention", retention), _duration("--l0-retention", l0_retention))
+    with opened_replica(url, storage_option, stats=stats) as replica:
+        done = delete_old(replica, policy, dry_run=dry_run)
+        ends = restorable(replica, done.kept)
+        where = replica.url
+    if as_json:
+        print_json(_entry(done, ends, where, dry_run))
+    else:
+        _print(done, ends, dry_run)
+    for fault in done.faults:
+        complain(f"{fault.file.key} is damaged, so what it should replace was kept: {fault.text}")
+    if done.faults:
+        raise typer.Exit(1)
+
+
+def _print(done: "Retained", ends: "tuple[State, State] | None", dry_run: bool) -> None:
+    if done.deleted:
+        print_table(
+            ("level", "would go" if dry_run else "deleted", "size", "covered by"),
+            [
+                (
+                    each.file.level,
+                    each.file.name,
+                    each.file.size,
+                    f"{each.covered_by.level}/{each.covered_by.name}",
+                )
+                for each in done.deleted
+            ],
+        )
+        print()
+    count = "1 file" if len(done.deleted) == 1 else f"{len(done.deleted) or 'no'} files"
+    print(f"{'would go:' if dry_run else 'deleted:':<13}{count}, {done.size} bytes")
+    print(f"restorable:  {done.state_count} of {done.states_before} states")
+    for name, state in zip(("oldest", "newest"), ends or (), strict=False):
+        print(f"{name}:      {format_txid(state.txid)} of {format_time(state.time)}")
+
+
+def _entry(
+    done: "Retained", ends: "tuple[State, State] | None", where: str, dry_run: bool
+) -> dict[str, object]:
+    oldest, newest = (
+        ({"txid": format_txid(state.txid), "timestamp": format_time(state.time)} for state in ends)
+        if ends
+        else (None, None)
+    )
+    return {
+        "source": where,
+        "dry_run": dry_run,
+        "deleted": [
+            {
+                **file_entry(each.file, each.file.modified, named=True),
+                "covered_by": {"level": each.covered_by.level, "name": each.covered_by.name},
+            }
+            for each in done.deleted
+        ],
+        "size": done.size,
+        "kept_count": len(done.kept),
+        "faults": [{"key": fault.file.key, "fault": fault.text} for fault in done.faults],
+        "states_before": done.states_before,
+        "states": done.state_count,
+        "oldest": oldest,
+        "newest": newest,
+    }
+
+
+def _duration(option: str, text: str) -> timedelta:
+    if not _DURATION.fullmatch(text):
+        raise usage_error(f"{option} is a time such as 24h, 5m, 90s or 1h30m; not {text!r}")
+    try:
+        return timedelta(seconds=sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text)))
+    except OverflowError:
+        raise usage_error(f"{option} is too long: {text!r}") from None

@@ -1,0 +1,61 @@
+"""`ltx snapshot`: the newest state of a database in one file of its replica."""
+
+from typing import Annotated
+
+import typer
+
+from ltx.cli.compact import made_entry, print_made
+from ltx.cli.options import AsJSON, ShowStats, StorageOptions, examples, opened_replica, usage_error
+from ltx.cli.output import print_json
+
+__all__ = ["EXAMPLES", "snapshot"]
+
+EXAMPLES = examples(
+    "ltx snapshot s3://bucket/app",
+    "ltx snapshot app.db s3://bucket/app",
+)
+
+
+def snapshot(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="DB|URL",
+            help="The replica; or the database, whose committed state is put on the replica that follows.",
+            show_default=False,
+        ),
+    ],
+    url: Annotated[
+        str | None, typer.Argument(metavar="URL", help="The replica, after a database.", show_default=False)
+    ] = None,
+    as_json: AsJSON = False,
+    storage_option: StorageOptions = None,
+    stats: ShowStats = False,
+) -> None:
+    """Put the newest state into one file of level 9.
+
+    It is made from the replica's own files, each verified first; the database itself is not read for it. A restore
+    then begins with it, and older files can be deleted once it is older than what is to be kept (ltx retain).
+
+    With a database, what is committed there is put on the replica first, as ltx replicate --once does.
+
+    JSON is an array: of the snapshot's level, name, min_txid, max_txid, size, timestamp, page_count and input_count,
+    or empty where a single file has the newest state already.
+    """
+    if url is not None and "://" in source:
+        raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
+    with opened_replica(source if url is None else url, storage_option, stats=stats) as replica:
+        from ltx.replica.compaction import snapshot as make_snapshot
+
+        if url is not None:
+            from ltx.replication import replicate_once
+
+            replicate_once(source, replica)
+        made = make_snapshot(replica)
+        where = replica.url
+    if as_json:
+        print_json([made_entry(made)] if made else [])
+    elif made:
+        print_made([made])
+    else:
+        print(f"nothing was made: {where} has the newest state in a single file already")
