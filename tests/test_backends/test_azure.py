@@ -34,6 +34,7 @@ def server() -> Iterator[AzureServer]:
 
 
 class TestAzure(BackendContract):
+    schemes = ("abfs", "abs", "az")
     part_size = 1 << 20
     secrets = (ACCOUNT_KEY,)
 

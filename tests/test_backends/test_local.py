@@ -72,8 +72,9 @@ class TestDurability:
             "utime root/a/ASIDE",
             "fsync root/a/ASIDE",
             f"{publish} root/a/ASIDE",
-            "unlink root/a/ASIDE",
+            *(["unlink root/a/ASIDE"] if if_absent else []),
             "fsync root/a",
+            "unlink root/a/ASIDE",  # in any case, should anything have failed
         ]
 
     def test_deleting_is_durable(self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,3 +278,40 @@ def test_times_are_the_files_own(backend: LocalBackend) -> None:
     assert (backend.root / "k").stat().st_mtime_ns == 1_700_000_000_123_000_000
     backend.put("now", b"x")
     assert abs((backend.root / "now").stat().st_mtime - time.time()) < 5
+
+
+class TestStaging:
+    """A folder publishes what was staged in it as it is."""
+
+    def test_a_staged_file_is_published_without_a_copy(self, backend: LocalBackend, tmp_path: Path) -> None:
+        with backend.stage(tmp_path) as staged:
+            staged.write(b"bytes")
+            inode = os.fstat(staged.fileno()).st_ino
+            backend.put("a/k", staged, if_absent=True, timestamp_ms=1234)
+            assert backend.root.joinpath("a/k").stat().st_ino == inode
+        assert backend.get("a/k") == b"bytes"
+        assert backend.head("a/k").timestamp_ms == 1234
+        assert [path.name for path in backend.root.rglob("*")] == ["a", "k"]
+
+    def test_a_staged_file_can_be_put_again_after_a_conflict(
+        self, backend: LocalBackend, tmp_path: Path
+    ) -> None:
+        backend.put("a", b"taken")
+        with backend.stage(tmp_path) as staged:
+            staged.write(b"bytes")
+            with pytest.raises(AlreadyExistsError):
+                backend.put("a", staged, if_absent=True)
+            backend.put("b", staged, if_absent=True)
+        assert (backend.get("a"), backend.get("b")) == (b"taken", b"bytes")
+
+    def test_another_backend_copies_it(self, backend: LocalBackend, tmp_path: Path) -> None:
+        other = LocalBackend(tmp_path / "other")
+        with backend.stage(tmp_path) as staged:
+            staged.write(b"bytes")
+            other.put("k", staged)
+        assert other.get("k") == b"bytes"
+
+    def test_staging_for_nothing_leaves_nothing(self, tmp_path: Path) -> None:
+        with LocalBackend(tmp_path / "new").stage(tmp_path) as staged:
+            staged.write(b"bytes")
+        assert list(tmp_path.iterdir()) == []
