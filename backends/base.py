@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from tempfile import TemporaryFile
 from types import MappingProxyType, TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from backends.errors import ConfigError, UnsupportedError
 
@@ -298,6 +300,17 @@ class Backend(ABC):
         finally:
             for future in under_way:
                 future.cancel()
+
+    def stage(self, folder: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
+        """Open a file to write what a `put` shall take, as often as it takes it; at the end it is gone.
+
+        A storage that is itself a folder has it there, and its `put` publishes the file as it is: nothing may be
+        written to it afterwards.
+
+        Args:
+            folder: Where every other storage's file is to lie.
+        """
+        return cast("AbstractContextManager[BinaryIO]", TemporaryFile(dir=folder))
 
     def close(self) -> None:
         """Release connections and threads. Idempotent."""

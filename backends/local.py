@@ -1,6 +1,7 @@
 """Objects as files below a folder, written aside and published by a link: whole, durable, or not there."""
 
 import errno
+import io
 import os
 import secrets
 import stat
@@ -8,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self, cast
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from backends.base import Backend, Capabilities, Data, ObjectInfo, check_put, check_range, cut
@@ -96,27 +97,47 @@ class LocalBackend(Backend):
         check_put(timestamp_ms)
         final = self._path(key)
         self.stats.count("put")
+        with self._translated(key):
+            if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
+                raise AlreadyExistsError(f"{final} exists", key=key)
+            self._make_folders(final.parent, key)
+        if isinstance(data, _StagedFile) and data.backend is self:
+            with self._translated(key):
+                data.flush()
+                self.stats.count(sent=os.fstat(data.fileno()).st_size)
+                _publish(data.fileno(), data.path, final, key, if_absent, timestamp_ms)
+            return
         aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        with self._translated(key):
+            descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
+            for piece in cut(data, _COPY_SIZE):  # what reading the source raises is not taken for ours
+                with self._translated(key):
+                    _write_all(descriptor, memoryview(piece))
+                self.stats.count(sent=len(piece))
             with self._translated(key):
-                if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
-                    raise AlreadyExistsError(f"{final} exists", key=key)
-                self._make_folders(final.parent, key)
-                descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            try:
-                self._write(descriptor, key, data, timestamp_ms)
-            finally:
-                os.close(descriptor)
-            with self._translated(key):
-                if if_absent:
-                    _link(aside, final, key)
-                else:
-                    os.replace(aside, final)
+                _publish(descriptor, aside, final, key, if_absent, timestamp_ms)
         finally:
+            os.close(descriptor)
             with suppress(OSError):
                 os.unlink(aside)
-        with self._translated(key):
-            _sync_folder(final.parent)
+
+    @contextmanager
+    def stage(self, folder: str | os.PathLike[str]) -> Iterator[BinaryIO]:  # noqa: ARG002 - here it is our own
+        """Open a file below the root, which a `put` publishes without copying it."""
+        made_root = not self.root.is_dir()
+        with self._translated(None):
+            self._make_folders(self.root, "")
+            staged = _StagedFile(self, self.root / f"{ASIDE_PREFIX}{secrets.token_hex(8)}")
+        try:
+            with staged:
+                yield cast("BinaryIO", staged)
+        finally:
+            with suppress(OSError):
+                os.unlink(staged.path)
+            if made_root:
+                with suppress(OSError):  # it is not empty: something was put
+                    self.root.rmdir()
 
     def head(self, key: str) -> ObjectInfo:
         """Look a file up without reading it."""
@@ -135,6 +156,8 @@ class LocalBackend(Backend):
         found: list[ObjectInfo] = []
         with self._translated(prefix or None):
             _walk(self.root / folder, folder, found)
+            if not found and self.root.is_file():
+                raise ConfigError(f"{self.root} is a file, not a folder")
         wanted = [info for info in found if info.key.startswith(prefix) and info.key > start_after]
         return iter(sorted(wanted, key=lambda info: info.key))
 
@@ -161,17 +184,6 @@ class LocalBackend(Backend):
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
-
-    def _write(self, descriptor: int, key: str, data: Data, timestamp_ms: int | None) -> None:
-        """Write, date and sync a file; what reading the source raises is not taken for ours."""
-        for piece in cut(data, _COPY_SIZE):
-            with self._translated(key):
-                _write_all(descriptor, memoryview(piece))
-            self.stats.count(sent=len(piece))
-        with self._translated(key):
-            if timestamp_ms is not None:
-                os.utime(descriptor, ns=(timestamp_ms * 1_000_000, timestamp_ms * 1_000_000))
-            os.fsync(descriptor)
 
     def _make_folders(self, folder: Path, key: str) -> None:
         """Make a folder and those above it, each durable in the one that holds it."""
@@ -203,6 +215,30 @@ class LocalBackend(Backend):
         except OSError as error:
             kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError
             raise kind(f"{error.strerror}: {self.root}/{key or ''}", key=key) from error
+
+
+class _StagedFile(io.BufferedRandom):
+    """A file that may become an object of the backend that staged it."""
+
+    def __init__(self, backend: LocalBackend, path: Path) -> None:
+        super().__init__(io.FileIO(path, "x+b"))
+        self.backend = backend
+        self.path = path
+
+
+def _publish(
+    descriptor: int, aside: Path, final: Path, key: str, if_absent: bool, timestamp_ms: int | None
+) -> None:
+    """Date and sync a file, and give it its name, durably."""
+    if timestamp_ms is not None:
+        os.utime(descriptor, ns=(timestamp_ms * 1_000_000, timestamp_ms * 1_000_000))
+    os.fsync(descriptor)
+    if if_absent:
+        _link(aside, final, key)
+        os.unlink(aside)
+    else:
+        os.replace(aside, final)
+    _sync_folder(final.parent)
 
 
 def _link(aside: Path, final: Path, key: str) -> None:

@@ -1,10 +1,12 @@
 """Ask again where that can help: a wrapper around any backend, and the policy it follows."""
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 from backends.base import Backend, Data, ObjectInfo, Stats, cut
 from backends.errors import AlreadyExistsError, ConfigError, NotFoundError, UnavailableError
@@ -138,6 +140,10 @@ class RetryingBackend(Backend):
     def unmark(self, key: str) -> None:
         """Give a marker's name free."""
         self.retry.run(lambda: self.backend.unmark(key))
+
+    def stage(self, folder: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
+        """Open a file to write what a `put` shall take."""
+        return self.backend.stage(folder)
 
     def close(self) -> None:
         """Release connections and threads, the wrapped backend's too."""

@@ -1,24 +1,16 @@
 """From pages to an LTX file, in one pass and flat memory."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from tempfile import SpooledTemporaryFile
 
 from ltx.format.checksum import CHECKSUM_FLAG, crc
-from ltx.format.frame import BLOCK_FLAG, FRAME_HEAD, TERMINATOR, compress_page
+from ltx.format.compression import Page, compressed
+from ltx.format.frame import BLOCK_FLAG, FRAME_HEAD, TERMINATOR
 from ltx.format.header import HEADER_SIZE, NO_CHECKSUM, Header
 from ltx.format.order import PageOrder
 
 __all__ = ["Encoder", "uvarint"]
 
-_Page = tuple[int, bytes]
-
-_BATCH_SIZE = 512 << 10
-"""Bytes of pages that are compressed at a time, in one of the threads below."""
-
-_THREADS, _AHEAD = 2, 3
 _READ_SIZE = 1 << 20
 _INDEX_IN_MEMORY = 4 << 20
 """Bytes of page index, about 500,000 pages, beyond which it goes to a temporary file."""
@@ -39,7 +31,7 @@ class Encoder:
 
     Memory is bounded, whatever the size of the database: some batches of 512 KiB, and a page index that goes to
     a temporary file when it grows. Pages are taken in the thread that iterates, some MiB before they come out,
-    and compressed in others. What is iterated over to the end is a valid file; the attributes below are
+    and compressed in a helper process too. What is iterated over to the end is a valid file; the attributes below are
     set from then on.
 
     Attributes:
@@ -98,7 +90,7 @@ class Encoder:
     def _frames(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield up to about 512 KiB of frames at a time, and their entries of the page index."""
         checksum, offset = self._checksum, HEADER_SIZE
-        for batch, blocks in _compressed(self._checked(), max(1, _BATCH_SIZE // self.header.page_size)):
+        for batch, blocks in compressed(self._checked(), self.header.page_size):
             frames: list[bytes] = []
             entries: list[bytes] = []
             for (pgno, page), block in zip(batch, blocks, strict=True):
@@ -112,7 +104,7 @@ class Encoder:
             self._checksum = checksum
             yield b"".join(frames), b"".join(entries)
 
-    def _checked(self) -> Iterator[_Page]:
+    def _checked(self) -> Iterator[Page]:
         page_size, order = self.header.page_size, PageOrder(self.header)
         for pgno, page in self._pages:
             if len(page) != page_size:
@@ -120,24 +112,3 @@ class Encoder:
             order.check(pgno)
             yield pgno, bytes(page)
         order.finish()
-
-
-def _compressed(pages: Iterator[_Page], count: int) -> Iterator[tuple[list[_Page], list[bytes]]]:
-    """Yield batches of pages and their LZ4 blocks, compressed in threads where there is more than one batch."""
-    batch = list(islice(pages, count))
-    if len(batch) < count:
-        yield batch, _compress(batch)
-        return
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="lz4") as pool:
-        under_way: deque[tuple[list[_Page], Future[list[bytes]]]] = deque()
-        while batch or under_way:
-            if batch:
-                under_way.append((batch, pool.submit(_compress, batch)))
-                batch = list(islice(pages, count))
-            if len(under_way) > _AHEAD or not batch:
-                done, blocks = under_way.popleft()
-                yield done, blocks.result()
-
-
-def _compress(batch: list[_Page]) -> list[bytes]:
-    return [compress_page(page) for _, page in batch]

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _BUSY_TIMEOUT_MS = 5000
+_WAL_MAGIC_SIZE = 4
 _READ_SIZE = 1 << 20
 DATABASE, WAL = 0, 1
 """The two files that `apsw.Connection.read` reads."""
@@ -168,7 +169,6 @@ def hold(
     Raises:
         DatabaseError: The database is empty.
     """
-    timestamp_ms = time.time_ns() // 1_000_000
     page_size, page_count = _size(connection)
     if page_count == 0:
         raise DatabaseError(f"{path} is empty: there is nothing to replicate before its first table")
@@ -176,6 +176,7 @@ def hold(
     if mode == "wal":
         wal = _pin_wal(lambda offset, size: connection.read("main", WAL, offset, size)[1], limit)
     commit = wal.committed.commit if wal and wal.committed.commit else page_count
+    timestamp_ms = time.time_ns() // 1_000_000  # no transaction in it is younger
     return PinnedDatabase(path, page_size, commit, timestamp_ms, wal, connection, _inode_of(path))
 
 
@@ -187,20 +188,21 @@ def open_beside(path: Path) -> apsw.Connection:
     """
     if not path.is_file():
         raise DatabaseError(f"there is no database {path}")
-    wal = Path(f"{path}-wal")
-    had_wal = wal.exists() and wal.stat().st_size > 0
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     except apsw.Error as error:
         raise DatabaseError(f"{path} cannot be opened: {error}") from error
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
-    if had_wal:
+    wal = Path(connection.filename_wal)  # beside what a link leads to
+    if wal.exists() and wal.stat().st_size > 0:
         leave_wal_on_close(connection)
     return connection
 
 
 def _pin_wal(read: Callable[[int, int], bytes], limit: Callable[[int], int] | None) -> PinnedWAL | None:
     """Find the committed frames. The read transaction must have begun: what is read here cannot be lost then."""
+    if not any(read(0, _WAL_MAGIC_SIZE)):
+        return None  # and numpy need not be loaded
     from ltx.replication.wal import WAL_HEADER_SIZE, WALHeader, committed_frames
 
     while True:

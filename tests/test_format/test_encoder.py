@@ -57,7 +57,6 @@ def test_a_long_page_index_goes_through_a_temporary_file_unchanged(monkeypatch: 
     pages = dict.fromkeys(range(1, 2001), PAGE)
     expected = encode(header(commit=2000), pages.items())
     monkeypatch.setattr(encoder, "_INDEX_IN_MEMORY", 1000)
-    monkeypatch.setattr(encoder, "_BATCH_SIZE", 8192)
     monkeypatch.setattr(encoder, "_READ_SIZE", 4096)
     assert encode(header(commit=2000), pages.items()) == expected == FileSpec(pages=pages).encode()
 
