@@ -266,7 +266,7 @@ class Replica:
         """
         from ltx.replica.verify import verify_files  # loads numpy, which a restore does without
 
-        return verify_files(self.backend, self.files(), progress)
+        return verify_files(self.backend, self.files, progress)
 
     def use(
         self, plan: Plan, attempt: Callable[[Sequence[LTXFile]], _T], *, or_newer: bool = False

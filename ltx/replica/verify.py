@@ -2,12 +2,12 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from backends import Backend
+from backends import Backend, NotFoundError
 from ltx.errors import CorruptError
 from ltx.format import TXID, Header
 from ltx.format.index import PageIndex, index_range
@@ -18,6 +18,9 @@ from ltx.replica.plan import reach_of
 __all__ = ["CheckedFile", "Gap", "Restorable", "Verification", "verify_files"]
 
 _AT_ONCE = 4
+_LISTINGS = 5
+"""How often a replica is listed when files vanish while it is read."""
+
 _TAIL_SIZE = 24
 
 
@@ -82,27 +85,29 @@ class Verification:
 
 
 def verify_files(
-    backend: Backend, files: Sequence[LTXFile], progress: Progress | None = None
+    backend: Backend, list_files: Callable[[], Sequence[LTXFile]], progress: Progress | None = None
 ) -> Verification:
     """Read and check every file: checksum, pages, page index, name, and that growth is covered.
 
+    A replica in use is pruned meanwhile: where a file is gone it is listed again, and only what is still
+    listed, and cannot be read, is at fault.
+
     Args:
         backend: Where they lie.
-        files: All files of a replica.
+        list_files: Lists all files of a replica.
         progress: Called with the bytes done and in all.
 
     Raises:
         UnavailableError: The storage did not answer: nothing is said of the files.
     """
-    total, done = sum(file.size for file in files), 0
-    read: list[_Read] = []
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
-        for found in pool.map(lambda file: _read(backend, file), files):
-            read.append(found)
-            done += found.checked.file.size
-            if progress:
-                progress(done, total)
-    checked = tuple(_with_growth(read))
+    read: dict[LTXFile, _Read] = {}
+    for _ in range(_LISTINGS):
+        files = list_files()
+        for found in _read_all(backend, [file for file in files if file not in read], progress):
+            read[found.checked.file] = found
+        if not any(read[file].is_gone for file in files):
+            break
+    checked = tuple(_with_growth([read[file] for file in files]))
     sound = [each for each in checked if not each.fault]
     return Verification(
         checked,
@@ -116,11 +121,22 @@ def verify_files(
 class _Read:
     checked: CheckedFile
     pgnos: "array[int]"
+    is_gone: bool
+
+
+def _read_all(backend: Backend, files: Sequence[LTXFile], progress: Progress | None) -> Iterator[_Read]:
+    total, done = sum(file.size for file in files), 0
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
+        for found in pool.map(lambda file: _read(backend, file), files):
+            yield found
+            done += found.checked.file.size
+            if progress:
+                progress(done, total)
 
 
 def _read(backend: Backend, file: LTXFile) -> _Read:
     header: Header | None = None
-    pgnos, offsets = array("I"), array("Q")
+    pgnos, offsets, is_gone = array("I"), array("Q"), False
     fault = (
         "" if file.is_usable else "a file of level 9 that does not begin at TXID 1 can be applied to nothing"
     )
@@ -134,10 +150,10 @@ def _read(backend: Backend, file: LTXFile) -> _Read:
                 raise CorruptError(f"the listing says {file.size} bytes, the file has {decoder.size}")
         _check_index(backend, file, pgnos, offsets)
     except FileError as error:
-        fault = str(error.reason)
+        fault, is_gone = str(error.reason), isinstance(error.reason, NotFoundError)
     except FAULTS as error:
-        fault = str(error)
-    return _Read(CheckedFile(file, header, len(pgnos), fault), pgnos)
+        fault, is_gone = str(error), isinstance(error, NotFoundError)
+    return _Read(CheckedFile(file, header, len(pgnos), fault), pgnos, is_gone)
 
 
 def _check_index(backend: Backend, file: LTXFile, pgnos: "array[int]", offsets: "array[int]") -> None:
