@@ -21,11 +21,7 @@ _WORDS = [
     "onion",
     "butter",
     "lettuce",
-    "radish",
-    "cress",
     "ham",
-    "pepper",
-    "olive",
 ]
 
 
@@ -43,23 +39,25 @@ def _make(path: Path, megabytes: int, seed: int = 7) -> None:
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF")
     connection.execute(
-        "CREATE TABLE ratings (id INTEGER PRIMARY KEY, sandwich TEXT, stars INTEGER, note BLOB)"
+        "CREATE TABLE ratings (id INTEGER PRIMARY KEY, sandwich TEXT, stars INTEGER, rated TEXT, rater BLOB, note TEXT)"
     )
     connection.execute("CREATE INDEX by_sandwich ON ratings (sandwich)")
     while path.stat().st_size < megabytes * 1_000_000:
         with connection:
             connection.executemany(
-                "INSERT INTO ratings (sandwich, stars, note) VALUES (?, ?, ?)",
+                "INSERT INTO ratings (sandwich, stars, rated, rater, note) VALUES (?, ?, ?, ?, ?)",
                 (_row(chance) for _ in range(20_000)),
             )
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     connection.close()
 
 
-def _row(chance: random.Random) -> tuple[str, int, bytes]:
+def _row(chance: random.Random) -> tuple[str, int, str, bytes, str]:
+    """A rating: words, a number, a time, sixteen random bytes as a UUID has, and a sentence."""
     words = " ".join(chance.choices(_WORDS, k=4))
-    text = " ".join(chance.choices(_WORDS, k=12)).encode()
-    return words, chance.randint(1, 5), text + chance.randbytes(chance.randint(20, 120))
+    hour, day, month = chance.randint(0, 23), chance.randint(1, 28), chance.randint(1, 12)
+    time = f"2026-{month:02}-{day:02}T{hour:02}:15:{chance.random():.3f}"
+    return words, chance.randint(1, 5), time, chance.randbytes(16), " ".join(chance.choices(_WORDS, k=18))
 
 
 if __name__ == "__main__":
