@@ -1,10 +1,11 @@
 """Pages that were read, kept in bounded memory: the least recently used go first."""
 
-import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 
-__all__ = ["PageCache"]
+from vfs.waiting import ForkedLock
+
+__all__ = ["PageCache", "PageKey"]
 
 PageKey = tuple[int, int]
 """An open file's number and a page number: content that never changes."""
@@ -24,11 +25,11 @@ class PageCache:
         self.max_size = size
         self.size = 0
         self._pages: OrderedDict[PageKey, bytes] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def get(self, key: PageKey) -> bytes | None:
         """Return a page, or None where it is not kept."""
-        with self._lock:
+        with self._lock.now:
             page = self._pages.get(key)
             if page is not None:
                 self._pages.move_to_end(key)
@@ -36,7 +37,7 @@ class PageCache:
 
     def put(self, pages: Iterable[tuple[PageKey, bytes]]) -> None:
         """Keep pages; others may go."""
-        with self._lock:
+        with self._lock.now:
             for key, page in pages:
                 if key not in self._pages:
                     self.size += len(page) + _OVERHEAD

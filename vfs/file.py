@@ -8,9 +8,10 @@ from typing import NoReturn
 import apsw
 
 from backends import NotFoundError
-from ltx import CorruptError, NotReachableError
+from ltx import LTXFile, NotReachableError
 from ltx.format import format_txid
 from ltx.replica import format_time
+from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
 from vfs.source import Source
 from vfs.view import View
@@ -23,6 +24,8 @@ LATEST = "latest"
 _HEADER_SIZE = 100
 _REPLANS = 3
 _FIRST_AHEAD = 2
+_LINEAGE_STEP = 0x9E3779B9
+"""Keeps the counters of one replica away from those of the next one in the same place."""
 
 
 class ReplicaFile:
@@ -195,20 +198,23 @@ class ReplicaFile:
 
     def _fetch(self, pgno: int) -> bytes:
         """Return a page, from other files of the same TXID where the first is gone or damaged."""
-        for _ in range(_REPLANS):
+        avoided: list[LTXFile] = []
+        while True:
             view = self._view
             try:
                 return self.source.page(view, pgno, self._ahead, self._interrupted)
-            except (NotFoundError, CorruptError) as error:
+            except FileError as error:
+                avoided.append(error.file)
+                if len(avoided) > _REPLANS:
+                    raise error.public() from error
                 try:
-                    self._view = self.source.again(view, view.file_of(pgno).file, self._interrupted)
+                    self._view = self.source.again(view, avoided, self._interrupted)
                 except NotReachableError:
-                    if isinstance(error, CorruptError):
-                        raise error from None  # it names the place
-                    raise
+                    if isinstance(error.reason, NotFoundError):
+                        raise
+                    raise error.public() from error  # it names the place
                 if self._fixed is view:
                     self._fixed = self._view
-        return self.source.page(self._view, pgno, self._ahead, self._interrupted)
 
     def _interrupted(self) -> bool:
         """Whether `interrupt()` was called on the connection that this file belongs to."""
@@ -244,7 +250,7 @@ class _coded:  # noqa: N801 - reads as a statement; a class, since a generator w
 def _page_one(page: bytes, view: View) -> bytes:
     """Return a copy of page 1 as a reader without WAL must see it (docs/design/0002-page-one.md)."""
     patched = bytearray(page)
-    counter = (view.txid & 0xFFFFFFFF).to_bytes(4, "big")
+    counter = (view.txid + view.lineage * _LINEAGE_STEP & 0xFFFFFFFF).to_bytes(4, "big")
     patched[18:20] = b"\x01\x01"
     patched[24:28] = patched[92:96] = counter
     patched[28:32] = view.commit.to_bytes(4, "big")

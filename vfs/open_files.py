@@ -1,25 +1,33 @@
 """Opening LTX files for queries: header, page index, and small files whole, in as few requests as it takes."""
 
 import itertools
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 from backends import Piece
-from ltx import CorruptError, LTXFile, Replica
+from ltx import CorruptError, LTXFile, Replica, UnsupportedVersionError
 from ltx.errors import TruncatedError
 from ltx.format import HEADER_SIZE, Decoder, Header
 from ltx.format.decoder import TRAILER_SIZE
 from ltx.format.index import PageIndex, index_range
 from ltx.replica.apply import FileError
-from vfs.cache import PageCache
+from vfs.cache import PageCache, PageKey
 from vfs.view import OpenFile
+from vfs.waiting import ForkedLock
 
 __all__ = ["FileOpener"]
 
 _TAIL_SIZE = 64 << 10
-"""Read from the end of every file at first: a file up to this size whole, of others about 7,000 index entries."""
+"""Read from the end of every file at first: about 7,000 index entries."""
+
+_WHOLE_SIZE = 1 << 20
+"""An increment up to this size is read whole, and so verified; a snapshot up to the size of a tail."""
+
+_KEPT_SIZE = 8 << 20
+"""Bytes of pages of one file that are kept when it is read whole."""
+
+_MOST_NUMBERS = 10_000
 
 _Identity = tuple[str, int, str]
 
@@ -31,14 +39,15 @@ class FileOpener:
         self._replica = replica
         self._cache = cache
         self._open: WeakValueDictionary[_Identity, OpenFile] = WeakValueDictionary()
-        self._numbers: dict[tuple[_Identity, bytes], int] = {}
+        self._numbers: dict[tuple[str, int, bytes], int] = {}
+        self._compared: dict[_Identity, int] = {}
         self._next_number = itertools.count(1)
-        self._lock = threading.Lock()
+        self._lock = ForkedLock()
 
     def open(self, files: Sequence[LTXFile]) -> list[OpenFile]:
-        """Open files: two ranged reads of each in parallel, and a third of those with a long page index.
+        """Open files: one or two ranged reads of each in parallel, and another of those with a long page index.
 
-        A file of up to 64 KiB is read and verified whole, and its pages are cached.
+        A file that is read whole is verified, and its pages are cached.
 
         Raises:
             FileError: One is damaged.
@@ -53,19 +62,38 @@ class FileOpener:
                 [piece for file in wanted for piece in _first_pieces(file)]
             )
             rest = iter(heads_and_tails)
-            ends = [(next(rest) if file.size > _TAIL_SIZE else b"", next(rest)) for file in wanted]
+            ends = [(b"" if _is_read_whole(file) else next(rest), next(rest)) for file in wanted]
             for file, opened in zip(wanted, self._open_all(wanted, ends), strict=True):
                 found[file] = opened
-                with self._lock:
+                with self._lock.now:
                     self._open[_identity(file)] = opened
         return [found[file] for file in files]
+
+    def is_another(self, file: LTXFile, opened: OpenFile) -> bool:
+        """Whether a file holds something else than the one of the same name that was opened.
+
+        A version changes with less than the content, on some storages by a copy or by a change of permissions.
+
+        Raises:
+            NotFoundError: It is gone.
+        """
+        if file.size != opened.file.size:
+            return True
+        if file.version == opened.file.version:
+            return False
+        identity = _identity(file)
+        if self._compared.get(identity) != opened.number:
+            if len(self._compared) >= _MOST_NUMBERS:
+                self._compared.clear()
+            self._compared[identity] = self._number(file, self._replica.backend.get(file.key, -TRAILER_SIZE))
+        return self._compared[identity] != opened.number
 
     def _open_all(self, files: Sequence[LTXFile], ends: Sequence[tuple[bytes, bytes]]) -> Iterator[OpenFile]:
         """Open files of which the first and last bytes were read."""
         long: dict[LTXFile, Piece] = {}
-        for file, (_, tail) in zip(files, ends, strict=True):
+        for file, (head, tail) in zip(files, ends, strict=True):
             with _named(file):
-                if len(tail) < min(file.size, _TAIL_SIZE):
+                if len(tail) < (min(file.size, _TAIL_SIZE) if head else file.size):
                     raise TruncatedError("it is shorter than its listing says", offset=file.size)
                 start, end = index_range(tail, file.size)
             if start < file.size - len(tail):
@@ -88,34 +116,45 @@ class FileOpener:
             raise CorruptError("the header has other TXIDs than the name", offset=16)
         number = self._number(file, tail[-TRAILER_SIZE:])
         if base == 0:
-            pages = list(Decoder([tail]))
-            if [pgno for pgno, _ in pages] != index.pgnos.tolist():
+            pgnos: list[int] = []
+            pages: list[tuple[PageKey, bytes]] = []
+            for pgno, page in Decoder([tail]):
+                pgnos.append(pgno)
+                if len(pages) * len(page) < _KEPT_SIZE:  # a small file of zeros holds a lot of them
+                    pages.append(((number, pgno), page))
+            if pgnos != index.pgnos.tolist():
                 raise CorruptError("the page index does not say where the pages are", offset=start)
-            self._cache.put(((number, pgno), page) for pgno, page in pages)
-        return OpenFile(number, file, header, index)
+            self._cache.put(pages)
+        return OpenFile(number, file, header, index, is_verified=base == 0)
 
     def _number(self, file: LTXFile, trailer: bytes) -> int:
         """The same number for the same file with the same checksum, also after it was closed."""
-        with self._lock:
-            key = (_identity(file), trailer)
+        with self._lock.now:
+            key = (file.key, file.size, trailer)
             if key not in self._numbers:
+                if len(self._numbers) >= _MOST_NUMBERS:  # forgetting one costs its pages in the cache
+                    del self._numbers[next(iter(self._numbers))]
                 self._numbers[key] = next(self._next_number)
             return self._numbers[key]
 
 
 @contextmanager
 def _named(file: LTXFile) -> Iterator[None]:
-    """Say which file a CorruptError is about."""
+    """Say which file an error in it is about."""
     try:
         yield
-    except CorruptError as error:
+    except (CorruptError, UnsupportedVersionError) as error:
         raise FileError(file, error) from error
 
 
+def _is_read_whole(file: LTXFile) -> bool:
+    return file.size <= (_TAIL_SIZE if file.min_txid == 1 else _WHOLE_SIZE)
+
+
 def _first_pieces(file: LTXFile) -> list[tuple[str, int, int]]:
-    if file.size <= _TAIL_SIZE:
+    if _is_read_whole(file):
         return [(file.key, 0, file.size)]
-    return [(file.key, 0, HEADER_SIZE), (file.key, file.size - _TAIL_SIZE, file.size)]
+    return [(file.key, 0, HEADER_SIZE), (file.key, max(0, file.size - _TAIL_SIZE), file.size)]
 
 
 def _identity(file: LTXFile) -> _Identity:

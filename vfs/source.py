@@ -1,26 +1,31 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
-import os
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from typing import TypeVar
 from weakref import WeakValueDictionary
 
-from backends import NotFoundError, UnavailableError
-from ltx import TXID, CorruptError, LTXFile, NoSnapshotError, NotReachableError, Replica, ReplicaError
+from backends import ConfigError, NotFoundError, UnavailableError
+from ltx import (
+    TXID,
+    CorruptError,
+    GapError,
+    LTXFile,
+    NoSnapshotError,
+    NotReachableError,
+    Replica,
+    ReplicaError,
+    UnsupportedVersionError,
+)
 from ltx.format import format_txid
-from ltx.format.frame import decode_frame
+from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
-from ltx.replica.plan import extend, make_plan, reach_of
+from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache
-from vfs.errors import InterruptedQueryError
 from vfs.open_files import FileOpener
-from vfs.view import Run, View, build_view, extend_view
+from vfs.view import Doubt, OpenFile, Run, View, build_view, extend_view
+from vfs.waiting import ForkedLock, Interrupted, Waiter
 
 __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
 
@@ -28,16 +33,9 @@ DEFAULT_CACHE_SIZE = 64 << 20
 DEFAULT_TIMEOUT_S = 60.0
 """How long one wait for the storage may take, its retries included."""
 
-_NOTICE_S = 0.03
-"""How soon a wait notices that its query was interrupted."""
-
 _PLANS = 4
-_THREADS = 4
 _FIRST_RUN, _LONGEST_RUN = 2, 512
 _RUN_SIZE = 1 << 20
-
-_T = TypeVar("_T")
-Interrupted = Callable[[], bool]
 
 
 class Source:
@@ -54,42 +52,45 @@ class Source:
     ) -> None:
         self.replica = replica
         self.cache = PageCache(cache_size)
-        self.timeout_s = timeout_s
         self._files = FileOpener(replica, self.cache)
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._latest: View | None = None
-        self._polled: float | None = None
-        self._lock = threading.RLock()
-        self._pool: ThreadPoolExecutor | None = None
-        self._pool_owner = 0
+        self._lineage = 0
+        self._looked: float | None = None
+        self._no_look_before = 0.0
+        self._waiter = Waiter(replica.url, timeout_s)
 
     @property
     def lag_s(self) -> float:
         """Seconds since the latest view was last known to be the newest; -1 before it ever was."""
-        return -1.0 if self._polled is None else time.monotonic() - self._polled
+        return -1.0 if self._looked is None else time.monotonic() - self._looked
 
     def latest(self, max_age_s: float, interrupted: Interrupted) -> View:
         """Return the newest view, after a look at the storage if the last one is older than that.
 
-        A storage that does not answer is no reason to refuse what is known: then `lag_s` grows. The TXID never
-        goes back.
+        A storage that does not answer is no reason to refuse what is known: then `lag_s` grows, and the next look
+        comes no sooner than the failed one took. The TXID never goes back, unless the replica was made anew.
 
         Raises:
             NoSnapshotError: The replica is empty.
             UnavailableError: The storage did not answer at the first look.
             InterruptedQueryError: `interrupted` said so.
         """
-        with self._lock:
-            if self._latest is not None and 0 <= self.lag_s < max_age_s:
+        with self._waiter.turn(interrupted):
+            began = time.monotonic()
+            if self._latest is not None and (0 <= self.lag_s < max_age_s or began < self._no_look_before):
                 return self._latest
+            known = self._latest
             try:
-                self._latest = self._wait(self._poll, interrupted)
+                self._latest = found = self._waiter.wait(self._look, interrupted)
             except UnavailableError:
-                if self._latest is None:
+                if known is None:
                     raise
-            else:
-                self._polled = time.monotonic()
-            return self._latest
+                now = time.monotonic()
+                self._no_look_before = now + (now - began)
+                return known
+            self._looked = time.monotonic()
+            return found
 
     def at(
         self, interrupted: Interrupted, *, time: str | datetime | None = None, txid: int | str | None = None
@@ -100,20 +101,29 @@ class Source:
             NotReachableError: It cannot be had; the error says what can.
             ValueError: It means no time, or no TXID.
         """
-        with self._lock:
-            return self._wait(lambda: self._at(time, txid), interrupted)
+        with self._waiter.turn(interrupted):
+            return self._waiter.wait(lambda: self._at(time, txid), interrupted)
 
-    def again(self, view: View, without: LTXFile, interrupted: Interrupted) -> View:
-        """Return another view of the same TXID, made without a file that is gone or damaged.
+    def again(self, view: View, without: Collection[LTXFile], interrupted: Interrupted) -> View:
+        """Return another view of the same TXID, made without files that are gone or damaged.
 
         Raises:
-            NotReachableError: No other files have what that one held.
+            NotReachableError: No other files have what those held.
         """
-        with self._lock:
+        with self._waiter.turn(interrupted):
             known = self._views.get(view.txid)
-            if known is not None and known is not view and all(each.file != without for each in known.files):
+            if (
+                known
+                and known.lineage == view.lineage
+                and not any(each.file in without for each in known.files)
+            ):
                 return known
-            found = self._wait(lambda: self._plan_again(view, without), interrupted)
+            try:
+                found = self._waiter.wait(lambda: self._plan_again(view, without), interrupted)
+            except NotReachableError:
+                if self._latest is view:
+                    self._forget()  # the next transaction takes what there is
+                raise
             if self._latest is view:
                 self._latest = found
             return found
@@ -122,63 +132,92 @@ class Source:
         """Return a page of a view, and keep up to `ahead` of those that lie behind it.
 
         Raises:
-            NotFoundError: The file that it lies in is gone.
-            CorruptError: The file is damaged there; the message names it and the place.
+            FileError: A file that it lies in, or could lie in, is gone or damaged.
         """
         if pgno == view.lock_page:
             return bytes(view.page_size)
         file = view.file_of(pgno)
+        doubts = view.doubts(pgno) if view.unverified else []
         page = self.cache.get((file.number, pgno))
         if page is None:
             run = view.run_at(pgno, min(_LONGEST_RUN, max(_FIRST_RUN, ahead)), _RUN_SIZE)
-            pages = self._wait(lambda: self._read_run(run, view.page_size), interrupted)
+            pages = self._waiter.wait(lambda: self._read(view.page_size, run, doubts), interrupted)
             self.cache.put(((file.number, number), data) for number, data in pages)
             page = pages[0][1]
+        elif doubts:
+            self._waiter.wait(lambda: self._read(view.page_size, None, doubts), interrupted)
+        if pgno == 1:
+            _check_commit(view, page)
         return page
 
-    def close(self) -> None:
-        """Release the storage's connections."""
-        if self._pool is not None and self._pool_owner == os.getpid():
-            self._pool.shutdown(wait=False, cancel_futures=True)
-        self.replica.close()
+    def _look(self) -> View:
+        """Return the newest view there is, looking again where files vanish before they are opened."""
+        for _ in range(_PLANS - 1):
+            try:
+                return self._newest(self.replica.files())
+            except (NotFoundError, NotReachableError, GapError):  # merged and pruned meanwhile
+                continue
+        return self._newest(self.replica.files())
 
-    def _poll(self) -> View:
-        files = self.replica.files()
+    def _newest(self, files: Sequence[LTXFile]) -> View:
+        if self._latest is not None and self._is_anew(self._latest, files):
+            self._forget()
         view = self._latest
+        reach = reach_of(files).txids  # beyond a gap a reader waits
         if view is None:
             if not files:
                 raise NoSnapshotError(
                     f"no LTX files lie at {self.replica.url}: check the URL, or replicate a database to it"
                 )
-            return self._open(files, _newest(files))
+            return self._open(files, reach[-1] if reach else None)
         following = extend((file for file in files if file.level != SNAPSHOT_LEVEL), view.txid)
-        newest = _newest(files)
-        if newest is not None and newest > (following[-1].max_txid if following else view.txid):
-            return self._open(files, newest)  # only a snapshot leads there
+        reached = following[-1].max_txid if following else view.txid
+        if reach and reach[-1] > reached:
+            return self._open(files, reach[-1])  # only a snapshot leads there
         if not following:
             return view
         try:
             opened = self._files.open(following)
-        except (FileError, NotFoundError):
-            fresh = self.replica.files()
-            return self._open(fresh, _newest(fresh))
-        if opened[-1].header.page_size != view.page_size:
-            raise CorruptError(f"{following[-1].key} has pages of another size than the files before it")
-        return self._keep(extend_view(view, opened, opened[-1].header.timestamp))
+            return self._keep(extend_view(view, opened, opened[-1].header.timestamp))
+        except FileError:
+            if reached in reach:
+                return self._open(files, reached)
+            raise
 
     def _at(self, time: str | datetime | None, txid: int | str | None) -> View:
         files = self.replica.files()
         plan = self.replica.plan(time, txid, files=files)
-        return self._views.get(plan.txid) or self._open(files, plan.txid)
+        known = self._views.get(plan.txid)
+        if known is not None and self._is_anew(known, files):
+            self._forget()
+            known = None
+        return known or self._open(files, plan.txid)
 
-    def _plan_again(self, view: View, without: LTXFile) -> View:
-        files = [file for file in self.replica.files() if file != without]
+    def _plan_again(self, view: View, without: Collection[LTXFile]) -> View:
+        listed = self.replica.files()
+        names = " and ".join(sorted(file.key for file in without))
+        lost = f"{names} is gone or damaged, and TXID {format_txid(view.txid)} cannot be had without it"
+        if self._is_anew(view, listed):
+            raise NotReachableError(f"{lost}: the replica was made anew")
         try:
-            return self._open(files, view.txid)
-        except (ReplicaError, CorruptError) as error:
-            raise NotReachableError(
-                f"{without.key} is gone or damaged, and TXID {format_txid(view.txid)} cannot be had without it: {error}"
-            ) from error
+            return self._open([file for file in listed if file not in without], view.txid)
+        except (ReplicaError, CorruptError, UnsupportedVersionError, NotFoundError) as error:
+            raise NotReachableError(f"{lost}: {error}") from error
+
+    def _is_anew(self, view: View, files: Sequence[LTXFile]) -> bool:
+        """Whether other content lies under the names of a view's files: then its TXIDs mean something else now."""
+        listed = {file.key: file for file in files}
+        pairs = ((listed.get(opened.file.key), opened) for opened in view.files)
+        try:
+            return any(file is not None and self._files.is_another(file, opened) for file, opened in pairs)
+        except NotFoundError:
+            return False
+
+    def _forget(self) -> None:
+        """Begin anew with what lies on the storage, TXIDs included."""
+        self._latest = None
+        self._views.clear()
+        self._lineage += 1
 
     def _open(self, files: Sequence[LTXFile], txid: TXID | None) -> View:
         """Open the view of a TXID, planning around files that vanish meanwhile or turn out to be damaged.
@@ -192,7 +231,7 @@ class Source:
             plan = make_plan(files, txid)
             try:
                 opened = self._files.open(plan.files)
-                return self._keep(build_view(opened, self.replica.times([plan.txid], files)[0]))
+                return self._keep(build_view(opened, self._time_of(plan, opened, files), self._lineage))
             except FileError as error:
                 avoided.add(error.file.key)
                 files = [file for file in files if file.key not in avoided]
@@ -205,68 +244,98 @@ class Source:
             f"files of {self.replica.url} vanish faster than they can be opened: try again"
         )
 
+    def _time_of(self, plan: Plan, opened: Sequence[OpenFile], files: Sequence[LTXFile]) -> datetime:
+        """Return the smallest time in the files that end with a plan; those that cannot be read have no say."""
+        time = opened[-1].header.timestamp
+        others = [file for file in files if file.max_txid == plan.txid and file != plan.files[-1]]
+        if not any(file.is_usable for file in others):
+            return time
+        try:
+            return min(time, *self.replica.times([plan.txid], others))
+        except (NotFoundError, CorruptError, UnsupportedVersionError):
+            return time
+
     def _keep(self, view: View) -> View:
         self._views[view.txid] = view
         return view
 
-    def _read_run(self, run: Run, page_size: int) -> list[tuple[int, bytes]]:
-        """Read and check frames. Frames behind the first that are damaged are left for when they are asked for."""
-        key = run.file.file.key
-        data = memoryview(self.replica.backend.get(key, run.start, run.end))
-        pages: list[tuple[int, bytes]] = []
-        for pgno, start, size in run.frames:
-            try:
-                pages.append((pgno, decode_frame(data[start : start + size], pgno, page_size)))
-            except CorruptError as error:
-                if pages:
-                    break
-                raise CorruptError(
-                    f"{key} is damaged: {error.args[0]}", offset=run.start + start + (error.offset or 0)
-                ) from error
-        return pages
-
-    def _wait(self, work: Callable[[], _T], interrupted: Interrupted) -> _T:
-        """Do something with the storage, in another thread, and notice an interrupt and the deadline meanwhile."""
-        future: Future[_T] = self._executor().submit(work)
-        deadline = time.monotonic() + self.timeout_s
-        while True:
-            try:
-                return future.result(timeout=_NOTICE_S)
-            except NotYet:
-                if future.done():
-                    raise
-            if interrupted():
-                future.cancel()
-                raise InterruptedQueryError("interrupted")
-            if time.monotonic() > deadline:
-                future.cancel()
-                raise UnavailableError(f"{self.replica.url} did not answer within {self.timeout_s:g} s")
-
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._pool is None or self._pool_owner != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="vfs")
-            self._pool_owner = os.getpid()
-        return self._pool
+    def _read(self, page_size: int, run: Run | None, doubts: Sequence[Doubt]) -> list[tuple[int, bytes]]:
+        """Read and check a run, and what is in doubt about it, at the same time."""
+        parts = [*doubts, *([run] if run else ())]
+        try:
+            read = self.replica.backend.get_ranges(
+                [(each.file.file.key, each.start, each.end) for each in parts]
+            )
+        except NotFoundError as error:
+            gone = next((each for each in parts if each.file.file.key == error.key), parts[0])
+            raise FileError(gone.file.file, error) from error
+        for doubt, frames in zip(doubts, read, strict=False):
+            _dispel(doubt, frames)
+        return _decode(run, read[-1], page_size) if run else []
 
 
-def _newest(files: Sequence[LTXFile]) -> TXID | None:
-    """Return the newest TXID that can be reached: beyond a gap a reader waits."""
-    reach = reach_of(files)
-    return reach.txids[-1] if reach.txids else None
+def _decode(run: Run, read: bytes, page_size: int) -> list[tuple[int, bytes]]:
+    """Decode and check frames. Those behind the first that are damaged are left for when they are asked for."""
+    data = memoryview(read)
+    pages: list[tuple[int, bytes]] = []
+    for pgno, start, size in run.frames:
+        try:
+            pages.append((pgno, decode_frame(data[start : start + size], pgno, page_size)))
+        except CorruptError as error:
+            if pages:
+                break
+            error.offset = run.start + start + (error.offset or 0)
+            raise FileError(run.file.file, error) from error
+    return pages
+
+
+def _check_commit(view: View, page_one: bytes) -> None:
+    """See that the file that says how many pages there are does not deny some, where it was not verified.
+
+    SQLite itself would find out, if a reader's page 1 did not have the number that the file says.
+    """
+    stated = int.from_bytes(page_one[28:32], "big")
+    if view.last.is_verified or page_one[24:28] != page_one[92:96] or stated <= view.commit:
+        return
+    raise FileError(
+        view.last.file, CorruptError(f"a database of {stated} pages would have {view.commit}", offset=12)
+    )
+
+
+def _dispel(doubt: Doubt, frames: bytes) -> None:
+    """See that the frames around a place are those that the index names.
+
+    Raises:
+        FileError: They are not.
+    """
+    for pgno, start in doubt.heads:
+        head = frames[start : start + FRAME_HEAD.size]
+        if len(head) < FRAME_HEAD.size or FRAME_HEAD.unpack(head)[0] != pgno:
+            raise FileError(
+                doubt.file.file,
+                CorruptError(
+                    f"the page index names page {pgno} where another lies", offset=doubt.start + start
+                ),
+            )
+    doubt.file.proven.add(doubt.place)
 
 
 _sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary()
-_sources_lock = threading.Lock()
+_sources_lock = ForkedLock()
 
 
 def open_source(url: str, cache_size: int, timeout_s: float, options: dict[str, object]) -> Source:
     """Return the source of a replica; the same one for the same URL, options and limits while it is in use.
 
     Raises:
-        backends.ConfigError: The URL or an option is wrong.
+        backends.ConfigError: The URL, an option or a limit is wrong.
     """
+    if not 0 <= cache_size < 1 << 53:
+        raise ConfigError(f"cache_size is a number of bytes, not {cache_size}")
+    if not 0 < timeout_s < 1 << 31:
+        raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s}")
     key = (url, cache_size, timeout_s, repr(sorted(options.items())))
-    with _sources_lock:
+    with _sources_lock.now:
         source = _sources.get(key)
         if source is None:
             source = Source(Replica.open(url, **options), cache_size=cache_size, timeout_s=timeout_s)

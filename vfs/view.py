@@ -1,7 +1,7 @@
 """One state of a database, and where each of its pages lies: immutable, so that a reader can hold on to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from ltx import TXID, CorruptError, LTXFile
 from ltx.format import Header, lock_page
+from ltx.format.frame import FRAME_HEAD
 from ltx.format.index import PageIndex
+from ltx.replica.apply import FileError
 
-__all__ = ["OpenFile", "Run", "View", "build_view", "extend_view"]
+__all__ = ["Doubt", "OpenFile", "Run", "View", "build_view", "extend_view"]
 
 _NOWHERE = np.uint32(0xFFFFFFFF)
 
@@ -26,12 +28,17 @@ class OpenFile:
         file: Where it lies.
         header: What it says of itself.
         index: Where its pages are.
+        is_verified: Whether all of it was read and its checksum is right.
+        proven: Of a file that was not verified: places in the index where the entries on both sides were found
+            to be right, so that no page between them hides in the file under a wrong number.
     """
 
     number: int
     file: LTXFile
     header: Header
     index: PageIndex
+    is_verified: bool
+    proven: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,25 @@ class Run:
     frames: tuple[tuple[int, int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A newer file that could hold pages which were found in an older one, if its page index were damaged.
+
+    Attributes:
+        file: The newer file, not verified.
+        place: Where the pages would stand in its index.
+        start: First byte of the frame before that place, or of the one behind it where there is none before.
+        end: Byte after the head of the frame behind it.
+        heads: Page number and start, relative to `start`, of these one or two frames.
+    """
+
+    file: OpenFile
+    place: int
+    start: int
+    end: int
+    heads: tuple[tuple[int, int], ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class View:
     """A database as it was after one transaction.
@@ -60,7 +86,10 @@ class View:
         time: When it was committed.
         page_size: Bytes of a page.
         commit: Pages in the database.
-        files: The files that its pages lie in, in the order of the plan.
+        files: The files that its pages lie in, in the order of the plan, and unverified ones behind the first.
+        last: The file that ends with the transaction, which says how many pages there are.
+        unverified: Those of the files that were not verified, the first file apart.
+        lineage: Tells apart the replicas that lay in one place, one after the other, and used the same TXIDs.
     """
 
     txid: TXID
@@ -71,6 +100,9 @@ class View:
     _file_of: NDArray[np.uint32]
     _offset_of: NDArray[np.uint64]
     _size_of: NDArray[np.uint32]
+    last: OpenFile
+    unverified: tuple[OpenFile, ...] = ()
+    lineage: int = 0
 
     @property
     def size(self) -> int:
@@ -122,16 +154,39 @@ class View:
         )
         return Run(file, start, int(ends[count - 1]), frames)
 
+    def doubts(self, pgno: int) -> list[Doubt]:
+        """Return what must be looked at before a page is known to lie in no newer file than it was found in.
 
-def build_view(opened: Sequence[OpenFile], time: datetime) -> View:
+        That a newer file lacks it is what its index says. The numbers in the index of a file that was not
+        verified whole have nothing to be checked against but the frames themselves.
+        """
+        found_in = self.file_of(pgno).file.max_txid
+        doubts = []
+        for file in self.unverified:
+            if file.file.max_txid > found_in and len(file.index):
+                place = int(np.searchsorted(file.index.pgnos, pgno))
+                if place not in file.proven:
+                    doubts.append(_doubt(file, place))
+        return doubts
+
+
+def _doubt(file: OpenFile, place: int) -> Doubt:
+    index = file.index
+    around = range(max(0, place - 1), min(place + 1, len(index)))
+    start = int(index.offsets[around[0]])
+    heads = tuple((int(index.pgnos[each]), int(index.offsets[each]) - start) for each in around)
+    return Doubt(file, place, start, start + heads[-1][1] + FRAME_HEAD.size, heads)
+
+
+def build_view(opened: Sequence[OpenFile], time: datetime, lineage: int = 0) -> View:
     """Make the view that the files of a plan give, the first of them being a snapshot.
 
     Raises:
-        CorruptError: They do not belong together, or one grows the database without all new pages.
+        FileError: They do not belong together, or one grows the database without all new pages.
     """
     first = opened[0]
     if not first.header.is_snapshot:
-        raise CorruptError(f"{first.file.key} is no snapshot, and nothing lies before it")
+        raise FileError(first.file, CorruptError("it is no snapshot, and nothing lies before it"))
     empty = View(
         TXID(0),
         time,
@@ -141,6 +196,8 @@ def build_view(opened: Sequence[OpenFile], time: datetime) -> View:
         np.full(1, _NOWHERE, np.uint32),
         np.zeros(1, np.uint64),
         np.zeros(1, np.uint32),
+        first,
+        lineage=lineage,
     )
     return extend_view(empty, opened, time)
 
@@ -152,7 +209,7 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     smaller commit are dropped.
 
     Raises:
-        CorruptError: As `build_view`.
+        FileError: As `build_view`.
     """
     commit = opened[-1].header.commit
     room = max(view.commit, *(each.header.commit for each in opened)) + 1
@@ -161,9 +218,11 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     file_of[: view.commit + 1] = view._file_of
     offset_of[: view.commit + 1] = view._offset_of
     size_of[: view.commit + 1] = view._size_of
+    before: OpenFile | None = None if view.commit == 0 else view.last
     old_commit = view.commit
     for place, each in enumerate(opened, start=len(view.files)):
-        _check_fit(each, view.page_size, old_commit)
+        _check_fit(each, before, view.page_size, old_commit)
+        before = each
         pgnos = each.index.pgnos
         file_of[pgnos], offset_of[pgnos], size_of[pgnos] = place, each.index.offsets, each.index.sizes
         old_commit = each.header.commit
@@ -172,30 +231,53 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     for array in arrays:
         array.flags.writeable = False
     files = (*view.files, *opened)
-    return View(opened[-1].file.max_txid, time, view.page_size, commit, *_packed(files, arrays))
+    txid, last = opened[-1].file.max_txid, opened[-1]
+    files, places, offsets, sizes = _packed(files, arrays)
+    doubtful = tuple(each for each in files[1:] if not each.is_verified)
+    return View(
+        txid, time, view.page_size, commit, files, places, offsets, sizes, last, doubtful, view.lineage
+    )
 
 
-def _check_fit(each: OpenFile, page_size: int, old_commit: int) -> None:
+def _check_fit(each: OpenFile, before: OpenFile | None, page_size: int, old_commit: int) -> None:
+    """Hold a file to the one before it. Of the two the one that was not verified is taken for the damaged one."""
     header, pgnos = each.header, each.index.pgnos
+    suspect = before if before and each.is_verified and not before.is_verified else each
     if header.page_size != page_size:
-        raise CorruptError(
-            f"{each.file.key} has pages of {header.page_size} bytes, those before it {page_size}"
+        raise FileError(
+            suspect.file,
+            CorruptError(
+                f"pages of {header.page_size} bytes in {each.file.name}, of {page_size} before it", offset=8
+            ),
         )
     if len(pgnos) and (int(pgnos[-1]) > header.commit or bool((pgnos == header.lock_page).any())):
-        raise CorruptError(f"the page index of {each.file.key} names pages that the file cannot hold")
+        raise FileError(each.file, CorruptError("the page index names pages that the file cannot hold"))
     grown = len(pgnos) - int(np.searchsorted(pgnos, old_commit, side="right"))
     wanted = max(0, header.commit - old_commit) - (old_commit < header.lock_page <= header.commit)
     if grown < wanted:
-        raise CorruptError(f"{each.file.key} grows the database and lacks {wanted - grown} of the new pages")
+        raise FileError(
+            suspect.file,
+            CorruptError(
+                f"the database grows to {header.commit} pages with {each.file.name}, which lacks "
+                f"{wanted - grown} of the new ones",
+                offset=12,
+            ),
+        )
 
 
 def _packed(
     files: tuple[OpenFile, ...], arrays: Sequence[NDArray[Any]]
 ) -> tuple[tuple[OpenFile, ...], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32]]:
-    """Leave out files that no page lies in any more, so that following for weeks does not pile them up."""
+    """Leave out files that no page lies in any more, so that following for weeks does not pile them up.
+
+    One that was not verified stays: a page could hide in it.
+    """
     file_of, offset_of, size_of = arrays
     used = np.unique(file_of)
     used = used[used != _NOWHERE]
+    first = int(used[0]) if len(used) else len(files)
+    doubtful = [place for place, each in enumerate(files) if place > first and not each.is_verified]
+    used = np.union1d(used, np.array(doubtful, np.uint32))
     if len(used) == len(files):
         return files, file_of, offset_of, size_of
     renumbered = np.full(len(files) + 1, _NOWHERE, np.uint32)

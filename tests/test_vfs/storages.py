@@ -1,0 +1,108 @@
+"""A storage in memory whose every request a test can watch, delay, refuse or falsify: `hooked://name`.
+
+It holds the same objects as `memory://name`, by which the writer's side goes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+from backends import ObjectInfo, register
+from backends.memory import MemoryBackend
+
+__all__ = ["HookedBackend", "Hooks", "Request", "delays", "hooked"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as a storage sees it."""
+
+    kind: str
+    key: str
+    start: int = 0
+    end: int | None = None
+
+
+@dataclass
+class Hooks:
+    """What a test does to one store; reset it by `clear`.
+
+    Attributes:
+        before: Called before each request; it may raise, wait, or change the store.
+        listing: Changes what a listing says.
+        answer: Changes the bytes that a get returns.
+        log: Every request so far.
+    """
+
+    before: Callable[[Request], None] | None = None
+    listing: Callable[[list[ObjectInfo]], list[ObjectInfo]] | None = None
+    answer: Callable[[Request, bytes], bytes] | None = None
+    log: list[Request] = field(default_factory=list)
+
+    def clear(self) -> None:
+        """Let requests through as they are."""
+        self.before = self.listing = self.answer = None
+
+    def count(self, kind: str) -> int:
+        """Count the requests of a kind."""
+        return sum(request.kind == kind for request in self.log)
+
+
+_hooks: dict[str, Hooks] = {}
+
+
+def hooked(url: str) -> tuple[str, Hooks]:
+    """Return the URL by which readers of a `memory://` replica are watched, and what watches them."""
+    name = url.removeprefix("memory://")
+    assert name != url
+    register("hooked", f"{__name__}:HookedBackend")
+    return f"hooked://{name}", _hooks.setdefault(name, Hooks())
+
+
+class HookedBackend(MemoryBackend):
+    """The store of that name, with hooks."""
+
+    scheme = "hooked"
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self.url = f"hooked://{name}"
+        self.hooks = _hooks.setdefault(name, Hooks())
+
+    @classmethod
+    def from_url(cls, url: str, **options: object) -> Self:
+        assert not options
+        return cls(url.partition("://")[2])
+
+    def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+        request = Request("get", key, start, end)
+        self._before(request)
+        data = super().get(key, start, end)
+        return self.hooks.answer(request, data) if self.hooks.answer else data
+
+    def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+        self._before(Request("list", prefix))
+        infos = list(super().list(prefix, start_after=start_after))
+        return iter(self.hooks.listing(infos) if self.hooks.listing else infos)
+
+    def _before(self, request: Request) -> None:
+        self.hooks.log.append(request)
+        if self.hooks.before:
+            self.hooks.before(request)
+
+
+@contextmanager
+def delays(hooks: Hooks, seconds: float, kind: str = "get") -> Iterator[None]:
+    """Let requests of a kind take a while."""
+
+    def wait(request: Request) -> None:
+        if request.kind == kind:
+            time.sleep(seconds)
+
+    hooks.before = wait
+    try:
+        yield
+    finally:
+        hooks.clear()

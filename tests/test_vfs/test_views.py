@@ -1,0 +1,341 @@
+"""A reader sees one transaction from its first page to its last, and time never runs backwards for it."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import apsw
+import pytest
+
+import vfs
+from backends import ObjectInfo
+from ltx import LTXError, NotReachableError
+from tests.test_vfs.origin import Origin, as_read, content, number, origin, rows, seen
+from tests.test_vfs.storages import Request, hooked
+
+ALL = "SELECT count(*), sum(n) FROM t"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Iterator[Origin]:
+    """A table in which every commit changes every row; small pages, so that there are many."""
+    with origin(tmp_path, page_size=512) as made:
+        made.commit(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, filler BLOB)",
+            "INSERT INTO t SELECT value, 1, randomblob(100) FROM generate_series(1, 100)",
+        )
+        yield made
+
+
+def change(source: Origin) -> None:
+    source.commit("UPDATE t SET n = n + 1")
+
+
+def grow(source: Origin) -> None:
+    source.commit(
+        "INSERT INTO t (n, filler) SELECT n, randomblob(200) FROM t LIMIT 50", "UPDATE t SET n = n + 1"
+    )
+
+
+def follows(db: apsw.Connection, source: Origin) -> bool:
+    """Whether a connection sees exactly what was published last."""
+    return content(db) == as_read(source.states[source.newest]) and seen(db) == source.newest
+
+
+def test_a_transaction_sees_one_state_while_everything_changes(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    db.execute("PRAGMA cache_size = 1; BEGIN")
+    assert number(db, "SELECT sum(n) FROM t WHERE id < 5") == 4
+    for _ in range(3):
+        grow(source)
+    source.snapshot(1)
+    source.merge(1, 1, 4)
+    source.prune(0, 4)
+    source.commit("DELETE FROM t WHERE id > 20", "VACUUM")
+    assert rows(db, ALL) == [(100, 100)]
+    assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+    assert content(db) == as_read(source.states[1])
+    db.execute("COMMIT")
+    assert follows(db, source)
+
+
+def test_an_open_cursor_holds_its_state(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    cursor = db.execute("SELECT n FROM t ORDER BY id")
+    first = cursor.fetchone()
+    change(source)
+    assert [first, *cursor.fetchall()] == [(1,)] * 100
+    assert rows(db, ALL) == [(100, 200)]
+
+
+def test_connections_hold_different_states_at_the_same_time(source: Origin) -> None:
+    held = []
+    for expected in range(1, 8):
+        db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+        db.execute("BEGIN")
+        assert number(db, "SELECT min(n) FROM t") == expected
+        held.append(db)
+        grow(source)
+    for txid, db in enumerate(held, start=1):
+        assert content(db) == as_read(source.states[txid])
+        assert seen(db) == txid
+
+
+def test_a_merged_file_that_arrives_late_takes_nothing_back(source: Origin) -> None:
+    """Rule 15, and 62 and 63 in the catalogue of bugs: level 1 is older than what level 0 gave."""
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    for _ in range(5):
+        grow(source)
+        assert follows(db, source)
+    source.merge(1, 2, 4)
+    assert follows(db, source)
+    source.prune(0, 4)
+    assert follows(db, source)
+    grow(source)
+    assert follows(db, source)
+
+
+def test_a_merged_file_that_straddles_the_position_is_taken(source: Origin) -> None:
+    """65 in the catalogue: the file begins below what is seen and ends beyond it."""
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    change(source)
+    change(source)
+    assert seen_after(db) == 3
+    grow(source)
+    source.commit("DELETE FROM t WHERE id % 3 = 0", "VACUUM")
+    grow(source)
+    source.merge(1, 2, 6)
+    source.prune(0, 7)
+    assert follows(db, source)
+    assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+
+
+def seen_after(db: apsw.Connection) -> int:
+    """Look, then return what is seen."""
+    rows(db, "SELECT count(*) FROM t")
+    return seen(db)
+
+
+def test_beyond_a_gap_a_reader_waits_until_it_is_filled(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0)
+    change(source)
+    assert follows(db, source)
+    change(source)
+    (missing,) = (file for file in source.replica.files(0) if file.max_txid == 3)
+    kept = source.replica.backend.get(missing.key)
+    change(source)
+    source.delete(missing)
+    assert (seen_after(db), number(db, "SELECT max(n) FROM t")) == (2, 2)
+    fresh = vfs.connect(source.url, poll_interval=0)
+    assert seen_after(fresh) == 2
+    source.replica.backend.put(missing.key, kept)
+    assert follows(db, source)
+    assert follows(fresh, source)
+
+
+def test_a_gap_is_bridged_by_a_merged_file_or_a_snapshot(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0)
+    for _ in range(4):
+        change(source)
+    merged = source.merge(1, 2, 4)
+    source.delete(*(file for file in source.replica.files(0) if 2 <= file.max_txid <= 4))
+    assert follows(db, source)
+    for _ in range(4):
+        change(source)
+    source.snapshot(8)
+    source.delete(merged, *(file for file in source.replica.files(0) if file.max_txid <= 8))
+    assert follows(db, source)
+
+
+def test_a_shrink_drops_only_the_pages_beyond(tmp_path: Path) -> None:
+    """64 in the catalogue: an incremental vacuum changes few pages and makes the file smaller."""
+    with origin(tmp_path, page_size=512, setup="PRAGMA auto_vacuum=incremental") as source:
+        source.commit(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, n)",
+            "INSERT INTO t SELECT value, randomblob(400) FROM generate_series(1, 300)",
+        )
+        db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+        assert follows(db, source)
+        for size in (1, 5, 40):
+            source.commit(f"DELETE FROM t WHERE id > 300 - {size * 2}", f"PRAGMA incremental_vacuum({size})")
+            newest = source.replica.files(0)[-1]
+            assert newest.size < source.replica.files(0)[0].size / 2
+            assert follows(db, source)
+            assert rows(db, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_held_view_outlives_the_files_it_began_with(source: Origin) -> None:
+    """66 in the catalogue: the same TXID from other files."""
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    change(source)
+    db.execute("PRAGMA cache_size = 1; BEGIN")
+    assert seen_after(db) == 2
+    source.merge(1, 1, 2)
+    change(source)
+    source.prune(0, 3)
+    assert content(db) == as_read(source.states[2])
+    source.snapshot(2)
+    source.delete(*source.replica.files(1))
+    assert content(db) == as_read(source.states[2])
+    assert seen(db) == 2
+
+
+def test_what_cannot_be_had_again_is_named_and_the_next_transaction_goes_on(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    change(source)
+    db.execute("PRAGMA cache_size = 1; BEGIN")
+    assert seen_after(db) == 2
+    change(source)
+    source.merge(1, 1, 3)
+    source.prune(0, 4)
+    with pytest.raises(
+        NotReachableError, match=r"TXID 0000000000000002 .*nearest are none|TXID 0000000000000002"
+    ):
+        rows(db, ALL)
+    db.execute("ROLLBACK")
+    assert follows(db, source)
+
+
+def test_a_fixed_view_survives_compaction_and_says_when_it_is_gone(source: Origin) -> None:
+    change(source)
+    change(source)
+    db = vfs.connect(source.url, txid=2, cache_size=0)
+    db.execute("PRAGMA cache_size = 1")
+    assert content(db) == as_read(source.states[2])
+    source.merge(1, 1, 2)
+    source.prune(0, 3)
+    assert content(db) == as_read(source.states[2])
+    source.merge(2, 1, 2)
+    source.delete(*source.replica.files(1))
+    assert content(db) == as_read(source.states[2])
+    source.snapshot(3)
+    source.delete(*source.replica.files(2))
+    for _ in range(2):
+        with pytest.raises(NotReachableError, match="0000000000000002"):
+            content(db)
+    db.execute("PRAGMA litestream_time = latest")
+    assert follows(db, source)
+
+
+def test_a_sleep_through_the_pruning_of_everything_but_a_snapshot(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    assert follows(db, source)
+    for _ in range(9):
+        grow(source)
+    source.snapshot()
+    source.delete(*(file for file in source.replica.files() if file.level != 9))
+    assert follows(db, source)
+    grow(source)
+    assert follows(db, source)
+
+
+def instead(old: list[ObjectInfo], infos: list[ObjectInfo]) -> list[ObjectInfo]:
+    return list(old)
+
+
+def test_a_stale_listing_never_takes_a_reader_back(source: Origin) -> None:
+    url, hooks = hooked(source.url)
+    db = vfs.connect(url, poll_interval=0, cache_size=0)
+    stale: list[list[ObjectInfo]] = []
+
+    def keep(infos: list[ObjectInfo]) -> list[ObjectInfo]:
+        stale.append(infos)
+        return infos
+
+    hooks.listing = keep
+    assert follows(db, source)
+    for _ in range(3):
+        change(source)
+    assert follows(db, source)
+    for old in ([], stale[0], stale[0][:0]):
+        hooks.listing = partial(instead, old)
+        assert follows(db, source)
+        assert follows(vfs.connect(url, poll_interval=0, cache_size=0), source)
+    hooks.clear()
+    change(source)
+    assert follows(db, source)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_files_that_vanish_while_the_newest_state_is_opened_are_planned_around(
+    is_new: bool, source: Origin
+) -> None:
+    """Compaction and pruning between the listing and the reading, for a new reader and for one that follows."""
+    url, hooks = hooked(source.url)
+    db = vfs.connect(source.url if is_new else url, poll_interval=0)
+    assert follows(db, source)
+    for _ in range(3):
+        change(source)
+    compacted: list[int] = []
+
+    def compact(request: Request) -> None:
+        if request.kind == "get" and not compacted:
+            compacted.append(change_and_publish(source))
+            source.write(1, source.replica.plan().files)
+            source.prune(0, source.newest + 1)
+
+    hooks.before = compact
+    reader = vfs.connect(url, poll_interval=0) if is_new else db
+    assert follows(reader, source)
+    assert compacted == [5]
+
+
+def change_and_publish(source: Origin) -> int:
+    change(source)
+    return source.newest
+
+
+def test_files_that_vanish_while_a_past_state_is_opened_are_planned_around(source: Origin) -> None:
+    url, hooks = hooked(source.url)
+    for _ in range(4):
+        change(source)
+
+    def compact(request: Request) -> None:
+        if request.kind == "get":
+            hooks.clear()
+            source.merge(1, 1, 3)
+            source.prune(0, 4)
+
+    hooks.before = compact
+    db = vfs.connect(url, txid=3)
+    assert content(db) == as_read(source.states[3])
+
+
+def test_a_replica_made_anew_under_the_same_names_is_never_mixed_with_the_old_one(source: Origin) -> None:
+    """Rule 19: names are used again. A reader that was open all the time, and one that is opened later."""
+    for _ in range(4):
+        change(source)
+    source.merge(1, 2, 4)
+    follower = vfs.connect(source.url, poll_interval=0)
+    past = vfs.connect(source.url, txid=2)
+    assert follows(follower, source)
+    assert content(past) == as_read(source.states[2])
+    source.begin_anew()
+    source.commit("UPDATE t SET n = n + 1000")
+    for _ in range(8):
+        assert follows(follower, source)
+        fresh = vfs.connect(source.url, poll_interval=0)
+        assert follows(fresh, source)
+        txid = max(1, source.newest - 1)
+        assert content(vfs.connect(source.url, txid=txid)) == as_read(source.states[txid])
+        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    assert content(vfs.connect(source.url, txid=2)) == as_read(source.states[2])
+
+
+def test_a_replica_made_anew_without_a_common_name_is_followed_after_one_error_at_most(
+    source: Origin,
+) -> None:
+    for _ in range(4):
+        change(source)
+    source.snapshot()
+    source.prune(0, 6)
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    assert follows(db, source)
+    source.begin_anew()
+    source.commit("UPDATE t SET n = n + 1000")
+    db.execute("PRAGMA cache_size = 1")
+    with pytest.raises(LTXError, match="TXID 0000000000000005"):
+        content(db)
+    assert follows(db, source)
+    change(source)
+    assert follows(db, source)

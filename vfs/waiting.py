@@ -1,0 +1,151 @@
+"""Waiting for a storage: with a deadline, noticing an interrupt, and without keeping the process alive.
+
+The work is done by threads of this module, which are daemons: a request that hangs must not hold up Ctrl-C
+and the end of the process, as the threads of `concurrent.futures` do.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+from backends import UnavailableError
+from vfs.errors import InterruptedQueryError
+
+__all__ = ["ForkedLock", "Interrupted", "Waiter"]
+
+_NOTICE_S = 0.03
+"""How soon a wait notices that its query was interrupted."""
+
+_IDLE_S = 5.0
+"""How long a thread without work stays."""
+
+_T = TypeVar("_T")
+Interrupted = Callable[[], bool]
+
+
+class ForkedLock:
+    """A lock that is free in a forked child, whoever held it in the parent.
+
+    Attributes:
+        now: The lock to take; a child has another one.
+    """
+
+    __slots__ = ("__weakref__", "now")
+
+    def __init__(self) -> None:
+        self.now = threading.Lock()
+        _locks.add(self)
+
+
+class Waiter:
+    """Waits for one storage. Safe to use from several threads, and in a forked child.
+
+    Args:
+        name: Of the storage, for errors.
+        timeout_s: How long one wait may take.
+    """
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._name = name
+        self._turn = ForkedLock()
+
+    def wait(self, work: Callable[[], _T], interrupted: Interrupted) -> _T:
+        """Do something in another thread. What was begun goes on there when this gives up.
+
+        Raises:
+            InterruptedQueryError: `interrupted` said so.
+            UnavailableError: It took longer than the time limit.
+        """
+        future = _workers.submit(work)
+        check = self._checking(interrupted)
+        while True:
+            try:
+                return future.result(timeout=_NOTICE_S)
+            except NotYet:
+                if future.done():
+                    raise
+            try:
+                check()
+            except BaseException:
+                future.cancel()
+                raise
+
+    @contextmanager
+    def turn(self, interrupted: Interrupted) -> Iterator[None]:
+        """Let one in at a time; waiting for the turn is bounded and notices an interrupt too."""
+        lock = self._turn.now
+        check = self._checking(interrupted)
+        while not lock.acquire(timeout=_NOTICE_S):
+            check()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _checking(self, interrupted: Interrupted) -> Callable[[], None]:
+        deadline = time.monotonic() + self.timeout_s
+
+        def check() -> None:
+            if interrupted():
+                raise InterruptedQueryError("interrupted")
+            if time.monotonic() > deadline:
+                raise UnavailableError(f"{self._name} did not answer within {self.timeout_s:g} s")
+
+        return check
+
+
+class _Workers:
+    """As many daemon threads as there is work at once."""
+
+    def __init__(self) -> None:
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+
+    def submit(self, work: Callable[[], _T]) -> Future[_T]:
+        future: Future[_T] = Future()
+        self._waiting.put((future, work))
+        if not self._idle.acquire(blocking=False):
+            threading.Thread(target=self._serve, name="vfs", daemon=True).start()
+        return future
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                job = self._waiting.get(timeout=_IDLE_S)
+            except Empty:
+                if self._idle.acquire(blocking=False):
+                    return
+                continue  # somebody counts on this thread: its work arrives now
+            _do(*job)
+            del job  # or an idle thread would keep the replica open
+            self._idle.release()
+
+
+def _do(future: Future[_T], work: Callable[[], _T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+        future.set_exception(error)
+
+
+def _renew() -> None:
+    """Make what a child cannot use anew: threads do not survive a fork, and locks may be held by them."""
+    global _workers
+    _workers = _Workers()
+    for lock in _locks:
+        lock.now = threading.Lock()
+
+
+_locks: WeakSet[ForkedLock] = WeakSet()
+_workers = _Workers()
+os.register_at_fork(after_in_child=_renew)
