@@ -116,7 +116,7 @@ class Replica:
             raise error.public() from error
 
     def _headers_of(self, files: Sequence[LTXFile]) -> Sequence[Header]:
-        unknown = [file for file in files if _identity(file) not in self._headers]
+        unknown = list(dict.fromkeys(file for file in files if _identity(file) not in self._headers))
         pieces = [(file.key, 0, HEADER_SIZE) for file in unknown]
         if pieces:
             try:

@@ -4,16 +4,15 @@ Its rule: files whose storage time is before T, each for itself. Ours: the last 
 headers, is not after T (docs/formats/replica.md, Times).
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from ltx import LTXFile, NotReachableError, Replica
-from ltx.replica.plan import reach_of
+from ltx import NotReachableError, Replica
 from tests.interop.peer import Peer, PeerError
-from tests.interop.recording import PRUNED, RECORDINGS, Recording
+from tests.interop.recording import PRUNED, RECORDINGS, Recording, some, times, times_both_agree_on
 
 MS = timedelta(milliseconds=1)
 MOST = 12
@@ -30,7 +29,7 @@ def replica(recording: Recording) -> Replica:
     return Replica.open(recording.url)
 
 
-def test_storage_times_of_theirs_are_the_headers_times(replica: Replica) -> None:
+def test_storage_times_of_theirs_are_the_headerstimes(replica: Replica) -> None:
     files = replica.files()
     assert [file.modified for file in files] == [header.timestamp for header in replica.headers(files)]
 
@@ -38,9 +37,9 @@ def test_storage_times_of_theirs_are_the_headers_times(replica: Replica) -> None
 def test_between_two_transactions_both_rules_give_the_earlier_one(
     peer: Peer, recording: Recording, replica: Replica, tmp_path: Path
 ) -> None:
-    states = _times_both_agree_on(replica)
+    states = times_both_agree_on(replica)
     assert len(states) >= (1 if recording.name == PRUNED else 3)
-    for at, txid in _some(states):
+    for at, txid in some(states, MOST):
         assert replica.plan(at=at).txid == txid
         assert peer.plan(recording.url, at=at)[-1].max_txid == txid
     at, txid = states[len(states) // 2]
@@ -54,19 +53,19 @@ def test_at_the_very_time_of_a_transaction_ours_includes_it_and_theirs_does_not(
     recording = recordings["4096"]
     replica = Replica.open(recording.url)
     level0 = replica.files(0)
-    times = {file.max_txid: time for file, time in zip(level0, _times(replica, level0), strict=True)}
+    at = {int(file.max_txid): time for file, time in zip(level0, times(replica, level0), strict=True)}
     apart = [
         txid
-        for txid in list(times)[2:-1]
-        if times[txid - 1] + 2 * MS < times[txid] and times[txid] + 2 * MS < times[txid + 1]  # type: ignore[index]
+        for txid in list(at)[2:-1]
+        if at[txid - 1] + 2 * MS < at[txid] and at[txid] + 2 * MS < at[txid + 1]
     ]
     assert len(apart) > 3
     for txid in apart[:: max(1, len(apart) // 4)]:
         table = [
             (
                 offset,
-                replica.plan(at=times[txid] + offset).txid,
-                peer.plan(recording.url, at=times[txid] + offset)[-1].max_txid,
+                replica.plan(at=at[txid] + offset).txid,
+                peer.plan(recording.url, at=at[txid] + offset)[-1].max_txid,
             )
             for offset in (-MS, 0 * MS, MS)
         ]
@@ -78,14 +77,14 @@ def test_the_newest_transaction_is_reached_by_time_with_ours_only(
 ) -> None:
     files = replica.files()
     newest = max(file.max_txid for file in files)
-    after_all = max(_times(replica, files)) + MS
+    after_all = max(times(replica, files)) + MS
     assert replica.plan(at=after_all).txid == newest
     with pytest.raises(PeerError, match="timestamp does not exist"):
         peer.plan(recording.url, at=after_all)
 
 
 def test_before_the_oldest_state_both_refuse(peer: Peer, recording: Recording, replica: Replica) -> None:
-    before_all = min(_times(replica, replica.files())) - MS
+    before_all = min(times(replica, replica.files())) - MS
     with pytest.raises(NotReachableError, match="before all that is kept"):
         replica.plan(at=before_all)
     with pytest.raises(PeerError, match="timestamp does not exist"):
@@ -98,26 +97,5 @@ def test_a_restored_state_carries_the_time_of_its_transaction(
     replica = Replica.open(recordings["512"].url)
     file = replica.files(0)[10]
     restored = replica.restore(tmp_path / "ours.db", txid=file.max_txid)
-    assert [restored.time] == list(_times(replica, [file]))
+    assert [restored.time] == list(times(replica, [file]))
     assert replica.plan(at=restored.time).txid == file.max_txid
-
-
-def _times(replica: Replica, files: Sequence[LTXFile]) -> Sequence[datetime]:
-    return [header.timestamp for header in replica.headers(files)]
-
-
-def _times_both_agree_on(replica: Replica) -> Sequence[tuple[datetime, int]]:
-    """Find times after every file up to a TXID and before every file beyond it, snapshots made later included."""
-    files = replica.files()
-    timed = sorted((file.max_txid, time) for file, time in zip(files, _times(replica, files), strict=True))
-    txids = reach_of(files).txids
-    agreed = []
-    for txid in txids[:-1]:
-        after = max(time for max_txid, time in timed if max_txid <= txid) + MS
-        if after < min(time for max_txid, time in timed if max_txid > txid):
-            agreed.append((after, txid))
-    return agreed
-
-
-def _some(states: Sequence[tuple[datetime, int]]) -> Sequence[tuple[datetime, int]]:
-    return states[:: max(1, len(states) // MOST)]
