@@ -62,6 +62,7 @@ def test_numbers_with_needless_zero_bytes_are_read() -> None:
 
 
 FIRST, SECOND, THIRD, LAST = entries_of(SPEC)
+END = LAST[1] + LAST[2]
 WRONG_ENTRIES: dict[str, list[Entry]] = {
     "a frame missing at the end": [FIRST, SECOND, THIRD],
     "a frame missing at the start": [SECOND, THIRD, LAST],
@@ -73,8 +74,13 @@ WRONG_ENTRIES: dict[str, list[Entry]] = {
     "a page beyond 32 bits": [FIRST, SECOND, THIRD, (1 << 32, *LAST[1:])],
     "the first frame inside the header": [(2, 99, FIRST[2] + 1), SECOND, THIRD, LAST],
     "frames that overlap": [FIRST, (3, SECOND[1] - 1, SECOND[2] + 1), THIRD, LAST],
-    "a frame without a payload": [FIRST, SECOND, (300, THIRD[1], 10), (70_000, THIRD[1] + 10, LAST[2])],
-    "an empty frame": [FIRST, SECOND, (300, THIRD[1], 0), (70_000, THIRD[1], LAST[2])],
+    "a frame without a payload": [
+        FIRST,
+        SECOND,
+        (300, THIRD[1], 10),
+        (70_000, THIRD[1] + 10, END - THIRD[1] - 10),
+    ],
+    "an empty frame": [FIRST, SECOND, (300, THIRD[1], 0), (70_000, THIRD[1], END - THIRD[1])],
     "a frame too long": [FIRST, SECOND, THIRD, (70_000, LAST[1], LAST[2] + 1)],
     "a frame beyond any size": [(2, 100, 1 << 62), SECOND, THIRD, LAST],
     "sums that overflow": [(2, 100, (1 << 63) - 1), (3, (1 << 63) - 1, (1 << 63) - 1), THIRD, LAST],
@@ -90,6 +96,15 @@ def test_an_index_that_contradicts_its_file_is_refused(kind: str) -> None:
     with pytest.raises(CorruptError) as caught:
         PageIndex.decode(wrong + len(wrong).to_bytes(8, "big"), file_size)
     assert caught.value.offset == SPEC.index_offset
+
+
+def test_a_frame_longer_than_any_page_can_be_is_refused() -> None:
+    entries = raw([(1, 100, 1 << 18)])
+    file_size = 100 + (1 << 18) + 6 + len(entries) + 8 + 16
+    with pytest.raises(CorruptError, match="contradicts"):
+        PageIndex.decode(entries + len(entries).to_bytes(8, "big"), file_size)
+    entries = raw([(1, 100, (1 << 18) - 1)])
+    assert len(PageIndex.decode(entries + len(entries).to_bytes(8, "big"), file_size - 1)) == 1
 
 
 RAW_DAMAGE = {
