@@ -1,4 +1,4 @@
-"""Where the files of a replica lie: two layouts, as the real Litestream has them (docs/formats/replica.md).
+"""Where the files of a replica lie: two layouts, as the real Litestream has them (docs/formats/replica.md, Keys).
 
 On S3 and its like a level is four hex digits, `0000/<name>`; everywhere else it is a digit below `ltx/`,
 `ltx/0/<name>`. Either is recognised on any storage.
