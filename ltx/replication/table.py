@@ -58,6 +58,10 @@ class PageTable:
         start = (pgno - 1) * HASH_SIZE
         return bytes(self._hashes[start : start + HASH_SIZE])
 
+    def hashes(self, commit: int) -> memoryview:
+        """Return the hashes of the first pages, up to `commit`; valid as long as the table is open."""
+        return self._hashes[: commit * HASH_SIZE]
+
 
 class TableWriter:
     """A new table, written page by page beside its final name; `install` makes it the one that counts."""
@@ -73,6 +77,11 @@ class TableWriter:
             fcntl.flock(self._file, fcntl.LOCK_EX)
         self._file.truncate(_HEAD.size + commit * HASH_SIZE)
         self._file.seek(_HEAD.size)
+
+    def copy(self, table: PageTable) -> None:
+        """Begin with the hashes of another table."""
+        self._file.seek(_HEAD.size)
+        self._file.write(table.hashes(self._commit))
 
     def append(self, digest: bytes) -> None:
         """Add the hash of the next page; the lock page has one too, of zeros."""

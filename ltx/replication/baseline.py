@@ -1,0 +1,95 @@
+"""What a replica has, as a table of page hashes beside the database: found, believed only if it fits, or made anew."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from backends import NotFoundError
+from ltx.errors import CorruptError, ReplicaError, UnsupportedVersionError
+from ltx.format import CHECKSUM_SIZE, Decoder, Header
+from ltx.replica.apply import FileError, decoded, pages_between
+from ltx.replica.files import LTXFile
+from ltx.replica.plan import make_plan
+from ltx.replica.replica import Replica
+from ltx.replication.table import TableWriter, open_table, page_hash
+
+__all__ = ["checksum_at", "ensure_table", "hash_pages", "meta_folder", "published_txid", "table_path_of"]
+
+
+def meta_folder(database: str | os.PathLike[str]) -> Path:
+    """Return the folder beside a database where replication keeps its own state."""
+    path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
+    return path.parent / f".{path.name}-litestream"
+
+
+def checksum_at(replica: Replica, key: str) -> int:
+    """Return the checksum that an LTX file of a replica ends with."""
+    return int.from_bytes(replica.backend.get(key, -CHECKSUM_SIZE), "big")
+
+
+def table_path_of(path: Path, url: str) -> Path:
+    """Return where the table of what a replica has lies, beside a database."""
+    return meta_folder(path) / f"pages-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+
+
+def published_txid(table_path: Path) -> int:
+    """Return the TXID that the table names; 0 where there is no table."""
+    with open_table(table_path) as table:
+        return table.txid if table else 0
+
+
+def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
+    """See to it that the table says what the replica has; False where nothing can be compared with.
+
+    It is trusted only if it names the replica's newest TXID and the checksum of the file that ends with it.
+    """
+    try:
+        plan = make_plan(files, newest)
+    except ReplicaError:
+        return False  # a hole: only a snapshot makes the replica whole again
+    file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
+    checksum = checksum_at(replica, file.key)
+    with open_table(table_path) as table:
+        if table and table.txid == newest and table.file_checksum == checksum:
+            return True
+    try:
+        replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
+    except (CorruptError, UnsupportedVersionError, NotFoundError):
+        return False  # a file of the chain cannot be read: as good as a hole
+    return True
+
+
+def _rebuild(table_path: Path, replica: Replica, files: Sequence[LTXFile], txid: int, checksum: int) -> None:
+    """Make the table from the files of a plan, each verified whole."""
+    writer: TableWriter | None = None
+    before: Header | None = None
+    try:
+        for file, decoder in decoded(replica.backend, files):
+            header = decoder.header
+            writer = writer or TableWriter(table_path, header.page_size, header.commit)
+            try:
+                hash_pages(decoder, before, writer)
+            except CorruptError as error:
+                raise FileError(file, error) from error
+            writer.resize(header.commit)
+            before = header
+        if writer:
+            writer.install(txid, checksum)
+    finally:
+        if writer:
+            writer.close()
+
+
+def hash_pages(decoder: Decoder, before: Header | None, writer: TableWriter) -> None:
+    """Write down the pages of one file, which must fit the one before it: else no restore could use it."""
+    header, old_commit, grown = decoder.header, before.commit if before else 0, 0
+    if before and header.page_size != before.page_size:
+        raise CorruptError(f"pages of {header.page_size} bytes after pages of {before.page_size}", offset=8)
+    for pgno, page in decoder:
+        writer.put(pgno, page_hash(page))
+        grown += pgno > old_commit
+    if grown != pages_between(old_commit, header):
+        raise CorruptError(
+            f"the database grows from {old_commit} to {header.commit} pages, and some are missing"
+        )

@@ -1,0 +1,158 @@
+"""Checkpoints that hold the application up for moments only, and after which nothing is missing.
+
+Most of the work is a PASSIVE checkpoint under the pin while everybody goes on. Then, behind a barrier that keeps
+writers out, the last frames are captured, the pin slides, and a PASSIVE checkpoint brings the rest into the file. All
+frames are in it then, so that the application's next commit lets the WAL begin anew instead of growing it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import apsw
+
+from ltx.replication.capture import Capture, Captured
+from ltx.replication.pins import PIN_BUSY_MS
+from ltx.replication.source import open_beside
+from ltx.sqlite import leave_wal_on_close
+
+__all__ = ["Checkpointer", "Limits"]
+
+_BARRIER_MS = 20
+"""How long to wait for a moment without writers before another try."""
+
+_TAIL_FRAMES = 400
+"""So many frames may be left for the time behind the barrier; with more the writers go on, and so do we."""
+
+_LONGEST_PAUSE_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a checkpoint is due.
+
+    Attributes:
+        min_pages: Frames in the WAL from which on one is due.
+        interval_s: Seconds after which one is due for fewer frames; 0 for never.
+        truncate_pages: Frames from which on the file is cut to nothing, too, since it would stay that large.
+    """
+
+    min_pages: int = 1000
+    interval_s: float = 60
+    truncate_pages: int = 121_359
+
+
+class Checkpointer:
+    """The checkpoints of one followed database.
+
+    Attributes:
+        stuck_since: When, by the monotonic clock, checkpoints began not to get through; None where they do.
+        longest_barrier_s: The longest time for which writers were kept out so far.
+        count: How many checkpoints brought everything into the file.
+
+    Args:
+        capture: What follows the database.
+        limits: When a checkpoint is due.
+    """
+
+    def __init__(self, capture: Capture, limits: Limits) -> None:
+        self.stuck_since: float | None = None
+        self.longest_barrier_s = 0.0
+        self.count = 0
+        self._capture, self._limits = capture, limits
+        self._last = time.monotonic()
+        self._pause_s, self._not_before = 0.0, 0.0
+
+    def due(self) -> bool:
+        """Whether there is something to bring into the file, and enough of it, or for long enough."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return False
+        frames, done = self._capture.pins.frame_counts()
+        if frames == done:
+            self.stuck_since, self._pause_s = None, 0.0
+            return False
+        if frames >= self._limits.min_pages:
+            return True
+        return self._limits.interval_s > 0 and now - self._last >= self._limits.interval_s
+
+    def run(self, publish: Callable[[Captured], None]) -> bool:
+        """Bring the WAL into the database file, as far as the application's readers let it.
+
+        Args:
+            publish: Makes durable what was captured behind the barrier. It is called when writers go on already; if it
+                raises, only comparing the whole database leads on.
+
+        Returns:
+            Whether all of it is there now.
+        """
+        pins = self._capture.pins
+        _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        frames, done = pins.frame_counts()
+        through = frames - done <= _TAIL_FRAMES and self._behind_barrier(publish)
+        now = time.monotonic()
+        if through:
+            self.stuck_since, self._pause_s, self._last = None, 0.0, now
+            self.count += 1
+            if frames >= self._limits.truncate_pages:
+                # The pin reads the file alone: it cannot be written to, so that only an empty WAL can be cut.
+                _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        else:
+            self.stuck_since = self.stuck_since or now
+            self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2))
+            self._not_before = now + self._pause_s
+        return through
+
+    def _behind_barrier(self, publish: Callable[[Captured], None]) -> bool:
+        pins, captured = self._capture.pins, None
+        barrier = open_beside(pins.path)
+        try:
+            leave_wal_on_close(barrier)
+            barrier.set_busy_timeout(_BARRIER_MS)
+            try:
+                barrier.execute("BEGIN IMMEDIATE")
+            except (apsw.BusyError, apsw.LockedError):
+                return False
+            began = time.monotonic()
+            try:
+                frames, done = pins.frame_counts()
+                if frames - done > _TAIL_FRAMES:  # a big transaction slipped in
+                    return False
+                captured = self._capture.increment()
+                if captured:
+                    self._capture.accept(captured)
+                else:
+                    self._capture.slide()
+                _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+                self._capture.slide()
+                frames, done = pins.frame_counts()
+            finally:
+                barrier.execute("ROLLBACK")
+                self.longest_barrier_s = max(self.longest_barrier_s, time.monotonic() - began)
+        except BaseException:
+            self._capture.followed = None
+            if captured:
+                captured.close()
+            raise
+        finally:
+            barrier.close()
+        if captured:
+            try:
+                publish(captured)
+            except BaseException:
+                self._capture.followed = None  # it went past what is not durable
+                raise
+            finally:
+                captured.close()
+        return frames == done
+
+
+def _checkpoint(connection: apsw.Connection, mode: int) -> None:
+    """Run a checkpoint; that somebody else runs one, or reads what would have to go, is no error."""
+    connection.set_busy_timeout(_BARRIER_MS)
+    try:
+        connection.wal_checkpoint("main", mode)
+    except (apsw.BusyError, apsw.LockedError):
+        pass
+    finally:
+        connection.set_busy_timeout(PIN_BUSY_MS)

@@ -1,0 +1,373 @@
+"""One live database and its replicas: captured when something was committed, checkpointed, uploaded.
+
+States move in one order: found, durable on this machine, on the replicas. After any doubt, which a start is too, the
+whole database is compared with the table of what the line of transactions has, and the difference is the next one.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import apsw
+
+from backends import BackendError
+from ltx.errors import DatabaseError
+from ltx.replica.replica import Replica
+from ltx.replication.baseline import ensure_table, meta_folder, table_path_of
+from ltx.replication.capture import Capture, Captured
+from ltx.replication.checkpoint import Checkpointer, Limits
+from ltx.replication.line import Line
+from ltx.replication.pins import Doubt, Pins
+from ltx.replication.rollback import RollbackSource
+from ltx.replication.source import MovedError, PinnedDatabase
+from ltx.replication.upload import Uploader
+
+__all__ = ["Database", "Settings", "Status"]
+
+_TRIES = 8
+_STUCK_S = 10
+log = logging.getLogger("ltx")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a database is replicated.
+
+    Attributes:
+        sync_interval_s: The shortest time from one transaction of the replica to the next; the first commit after a
+            quiet time goes at once.
+        keep_size: Bytes of files that wait here for a replica before it gets a snapshot instead.
+        limits: When checkpoints are due.
+    """
+
+    sync_interval_s: float = 1.0
+    keep_size: int = 1 << 30
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is known of one replicated database.
+
+    Attributes:
+        path: The database.
+        state: "replicating", "waiting" for a storage or a database, or "stopped" by a conflict.
+        mode: Its journal mode as far as it matters: "wal" or "rollback"; "" where it is not open.
+        txid: The last transaction captured.
+        wal_frames: Frames in the WAL.
+        wal_frames_done: How many of them are in the database file.
+        pending_size: Bytes that wait for upload.
+        replicas: For each replica its URL, last transaction, and last error.
+        error: The last error in reading the database.
+        checkpoints: How many checkpoints got through.
+        longest_barrier_s: For how long writers were kept out at most.
+        snapshots: How often the whole database was compared.
+    """
+
+    path: str
+    state: str
+    mode: str
+    txid: int
+    wal_frames: int
+    wal_frames_done: int
+    pending_size: int
+    replicas: Sequence[dict[str, object]]
+    error: str | None
+    checkpoints: int
+    longest_barrier_s: float
+    snapshots: int
+
+
+class Database:
+    """One database, replicated. `sync` captures; `push` of its uploaders uploads; each by one thread at a time.
+
+    Args:
+        path: The database; it may come into being later.
+        replicas: Where to; they stay the caller's.
+        settings: How.
+
+    Raises:
+        DatabaseError: Another process replicates it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], replicas: Sequence[Replica], settings: Settings) -> None:
+        if not replicas:
+            raise ValueError("a database needs a replica")
+        self.path = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
+        self.settings = settings
+        self.folder = meta_folder(self.path)
+        self.line = Line(self.folder, table_path_of(self.path, replicas[0].url))
+        self.uploaders = [Uploader(replica, self.line, self.path) for replica in replicas]
+        self.error: Exception | None = None
+        self.compared = 0
+        self._opened = False
+        self._pins: Pins | None = None
+        self._capture: Capture | None = None
+        self._checkpointer: Checkpointer | None = None
+        self._rollback: RollbackSource | None = None
+        self._guard: BinaryIO | None = None
+        self._lock = threading.RLock()
+        self._warned = False
+        self._counts = (0, 0)
+
+    def sync(self) -> bool:
+        """Capture everything that is committed now, durably on this machine; checkpoint where that is due.
+
+        Returns:
+            Whether there is something new to upload.
+
+        Raises:
+            DatabaseError: The database cannot be read now; what is captured stays, and another call goes on.
+            BackendError: No replica answers, and nothing here says what they have.
+        """
+        with self._lock:
+            before = self.line.txid
+            try:
+                self._open()
+                self._sync()
+            except apsw.Error as error:
+                self._let_go()
+                raise DatabaseError(f"{self.path} cannot be read: {error}") from error
+            except DatabaseError:
+                self._let_go()
+                raise
+            finally:
+                self._counts = self._frame_counts()
+            self._tidy()
+            return self.line.txid > before
+
+    def _open(self) -> None:
+        for uploader in self.uploaders:
+            if uploader.stopped and uploader.late:  # it is ahead of what we knew when we began
+                uploader.error, uploader.late, self._opened = None, False, False
+        if self._opened:
+            return
+        if not self.path.is_file():
+            raise DatabaseError(f"there is no database {self.path}")
+        self._take_guard()
+        self.line.open()
+        self._agree()
+        self._opened = True
+
+    def _take_guard(self) -> None:
+        """See to it that no other process replicates the same database."""
+        if self._guard is not None:
+            return
+        self.folder.mkdir(exist_ok=True)
+        guard = open(self.folder / "lock", "a+b")  # noqa: SIM115 - held as long as we replicate
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            guard.seek(0)
+            other = guard.read(20).decode(errors="replace").strip()
+            guard.close()
+            raise DatabaseError(
+                f"process {other} replicates {self.path} already: stop one of them"
+            ) from error
+        guard.truncate(0)
+        guard.write(str(os.getpid()).encode())
+        guard.flush()
+        self._guard = guard
+
+    def _agree(self) -> None:
+        """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
+        found = []
+        problem: BackendError | None = None
+        for uploader in self.uploaders:
+            try:
+                found.append((uploader, *uploader.look()))
+            except BackendError as error:
+                uploader.error = problem = error
+                uploader.late = True
+        if not found and not self.line.txid:
+            assert problem is not None
+            raise problem
+        if not found:
+            return
+        uploader, files, newest, checksum = max(found, key=lambda each: each[2])
+        ours = self.line.checksum_of(newest) if newest else None
+        if newest > self.line.txid or (newest and ours is not None and ours != checksum):
+            behind = max(newest, self.line.txid)
+            known = ensure_table(self.line.table_path, uploader.replica, files, newest)
+            self.line.reset(behind, known=known and behind == newest)
+            self._let_go()
+            log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
+        for each, _, txid, its in found:
+            try:
+                each.attach(txid, its)
+            except Exception as error:  # noqa: BLE001 - its status says it
+                each.error = error
+
+    def _sync(self) -> None:
+        try:
+            if self._rollback is None and self._capture is None:
+                self._begin()
+            if self._rollback is not None:
+                self._sync_rollback(self._rollback)
+            elif self._capture is not None and self._capture.followed is not None:
+                self._advance(self._capture)
+                if self._wanted():
+                    self._compare()
+            else:
+                self._compare()
+        except Doubt as doubt:
+            log.info("compares all pages", extra={"db": str(self.path), "because": str(doubt)})
+            self._let_go()
+            self._begin()
+            if self._rollback is not None:
+                self._sync_rollback(self._rollback)
+            else:
+                self._compare()
+
+    def _wanted(self) -> bool:
+        """Whether a replica waits for a snapshot."""
+        return any(uploader.wants_snapshot for uploader in self.uploaders)
+
+    def _begin(self) -> None:
+        pins = Pins(self.path)
+        if pins.mode != "wal":
+            pins.close()
+            self._rollback = RollbackSource(self.path)
+            return
+        self._pins = pins
+        self._capture = Capture(pins, self.folder)
+        self._checkpointer = Checkpointer(self._capture, self.settings.limits)
+
+    def _advance(self, capture: Capture) -> None:
+        captured = capture.increment()
+        if captured is None:
+            capture.relax()
+        else:
+            try:
+                self.line.stage(captured)
+                capture.accept(captured)
+            finally:
+                captured.close()
+        if self._checkpointer is not None and self._checkpointer.due():
+            self._checkpointer.run(self._stage)
+            self._report(self._checkpointer)
+
+    def _stage(self, captured: Captured) -> None:
+        self.line.stage(captured)
+
+    def _report(self, checkpointer: Checkpointer) -> None:
+        since = checkpointer.stuck_since
+        stuck = since is not None and time.monotonic() - since > _STUCK_S
+        if stuck and not self._warned:
+            log.warning(
+                "the WAL cannot shrink: somebody has been reading an old state for long",
+                extra={"db": str(self.path), "wal_frames": self._frame_counts()[0]},
+            )
+        self._warned = stuck
+
+    def _compare(self) -> None:
+        """Compare the whole database under a new pin, and go on from there."""
+        assert self._capture is not None
+        for number in range(_TRIES):
+            try:
+                source = self._capture.rebase()
+                self._publish_all(source)
+                self._capture.follow(source)
+            except MovedError:  # the pin was on a WAL that all was taken from; the next one is not
+                if number == _TRIES - 1:
+                    raise
+            else:
+                self._capture.slide()
+                return
+
+    def _publish_all(self, source: PinnedDatabase) -> None:
+        self.line.stage_difference(source)
+        self.compared += 1
+        if self._wanted():
+            self.line.stage_snapshot(source)
+
+    def _sync_rollback(self, rollback: RollbackSource) -> None:
+        with rollback.changed(always=self._wanted()) as source:
+            if source is None:
+                return
+            self._publish_all(source)
+        rollback.accept()
+
+    def _tidy(self) -> None:
+        """Let go of files that every replica has; a replica that would keep too many gets a snapshot later."""
+        limit: int = self.line.txid
+        too_many = self.line.size > self.settings.keep_size
+        for uploader in self.uploaders:
+            if uploader.stopped or (too_many and uploader.error is not None):
+                continue  # it gets a snapshot when it is back
+            snapshot = self.line.snapshot
+            if uploader.needs_snapshot:
+                limit = min(limit, snapshot.max_txid if snapshot else limit)
+            else:
+                limit = min(limit, uploader.txid or 0)
+        self.line.prune(limit)
+
+    def _let_go(self) -> None:
+        if self._pins is not None:
+            self._pins.close()
+        if self._rollback is not None:
+            self._rollback.close()
+        self._pins = self._capture = self._checkpointer = self._rollback = None
+
+    def _frame_counts(self) -> tuple[int, int]:
+        if self._pins is None:
+            return 0, 0
+        with suppress(DatabaseError, apsw.Error):
+            return self._pins.frame_counts()
+        return 0, 0
+
+    def close(self) -> None:
+        """End the pin, bring the table up to date, and let others replicate the database. Nothing is uploaded."""
+        with self._lock:
+            self._let_go()
+            if self._opened:
+                self.line.roll()
+                self._tidy()
+            if self._guard is not None:
+                self._guard.close()
+                self._guard = None
+            self._opened = False
+
+    @property
+    def status(self) -> Status:
+        """What is known now."""
+        frames, done = self._counts
+        checkpointer = self._checkpointer
+        following = self._capture is not None or self._rollback is not None
+        if all(each.stopped for each in self.uploaders):
+            state = "stopped"
+        else:
+            state = "replicating" if following else "waiting"
+        return Status(
+            path=str(self.path),
+            state=state,
+            mode="wal" if self._capture else "rollback" if self._rollback else "",
+            txid=self.line.txid,
+            wal_frames=frames,
+            wal_frames_done=done,
+            pending_size=sum(
+                file.size
+                for file in self.line.pending(min((each.txid or 0 for each in self.uploaders), default=0))
+                or ()
+            ),
+            replicas=[
+                {
+                    "url": each.replica.url,
+                    "txid": each.txid,
+                    "error": str(each.error) if each.error else None,
+                    "stopped": each.stopped,
+                }
+                for each in self.uploaders
+            ],
+            error=str(self.error) if self.error else None,
+            checkpoints=checkpointer.count if checkpointer else 0,
+            longest_barrier_s=checkpointer.longest_barrier_s if checkpointer else 0.0,
+            snapshots=self.compared,
+        )

@@ -1,0 +1,341 @@
+"""The line of transactions of one database, as this machine knows it: files that wait for upload, and a table.
+
+Files of level 0 lie where the real Litestream has them, in `.<name>-litestream/ltx/0/`; a snapshot in `ltx/9/`. The
+table (`ltx.replication.table`) says what the database looked like after some transaction of the line; the files after
+that one bring it up to date. So a file goes only when the table has gone past it and every replica has it.
+"""
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx.errors import LTXError
+from ltx.format import NO_CHECKSUM, TXID, Decoder, Encoder, Header, file_name, parse_file_name
+from ltx.replica.layout import SNAPSHOT_LEVEL
+from ltx.replication.baseline import hash_pages
+from ltx.replication.capture import Captured
+from ltx.replication.difference import WAL_OFFSET, stage_difference
+from ltx.replication.source import PinnedDatabase
+from ltx.replication.table import TableWriter, open_table, sweep
+from ltx.sqlite import sync_folder
+
+__all__ = ["Line", "StagedFile"]
+
+_PIECE = 1 << 20
+_ROLL_AT = 32 << 20
+_ROLL_COUNT = 256
+"""Bytes of files, and their number, after which the table is brought up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedFile:
+    """One LTX file on this machine, durable.
+
+    Attributes:
+        level: 0, or 9 for a snapshot.
+        min_txid: The first transaction in it.
+        max_txid: The last one.
+        size: Bytes.
+        checksum: What it ends with.
+        timestamp_ms: The time in its header.
+        path: Where it lies.
+    """
+
+    level: int
+    min_txid: TXID
+    max_txid: TXID
+    size: int
+    checksum: int
+    timestamp_ms: int
+    path: Path
+
+
+class Line:
+    """What was captured of one database. One thread captures; any may read.
+
+    Args:
+        folder: The folder of the state, `.<name>-litestream`.
+        table_path: Where the table lies.
+    """
+
+    def __init__(self, folder: Path, table_path: Path) -> None:
+        self.folder, self.table_path = folder, table_path
+        self.txid = TXID(0)
+        self.checksum: int | None = None
+        self._table_txid = 0
+        self._waiting = 0
+        self._files: list[StagedFile] = []
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Find what was left here: a table, and files that follow it without a gap, each verified whole.
+
+        Whatever else lies there is removed: nothing can be made of it.
+        """
+        for level in (0, SNAPSHOT_LEVEL):
+            (self.folder / "ltx" / str(level)).mkdir(parents=True, exist_ok=True)
+        sweep(self.table_path)
+        with open_table(self.table_path) as table:
+            self._table_txid = table.txid if table else 0
+            self.txid, self.checksum = TXID(self._table_txid), table.file_checksum if table else None
+        good: list[StagedFile] = []
+        broken = False
+        for path in sorted(self._folder(0).iterdir()):
+            file = None if broken else self._follows(path, good)
+            if file:
+                good.append(file)
+                continue
+            path.unlink()
+            txids = parse_file_name(path.name)
+            if txids and txids[1] >= self._table_txid:
+                broken = True  # nothing leads from the table to what comes after it
+        for path in self._folder(SNAPSHOT_LEVEL).iterdir():
+            path.unlink()  # made anew where a replica needs it
+        self._files = good
+        if good and good[-1].max_txid > self.txid:
+            self.txid, self.checksum = good[-1].max_txid, good[-1].checksum
+
+    def _follows(self, path: Path, before: Sequence[StagedFile]) -> StagedFile | None:
+        """Return a file that continues what is there, or that the table already contains; None where it is neither."""
+        txids = parse_file_name(path.name)
+        if txids is None or txids[0] != txids[1]:
+            return None
+        txid = txids[1]
+        if before and txid != before[-1].max_txid + 1:
+            return None
+        if not before and txid > self._table_txid + 1:
+            return None
+        try:
+            decoder = Decoder(_pieces(path))
+            for _ in decoder:
+                pass
+        except (LTXError, OSError):
+            return None
+        header = decoder.header
+        if (header.min_txid, header.max_txid) != txids:
+            return None
+        checksum = decoder.file_checksum
+        if txid == self._table_txid and checksum != self.checksum:
+            return None
+        return StagedFile(0, *txids, path.stat().st_size, checksum, header.timestamp_ms, path)
+
+    def reset(self, txid: int, *, known: bool) -> None:
+        """Begin after a transaction of the replica.
+
+        Args:
+            txid: The transaction.
+            known: Whether the table was made for it; else there is nothing to compare with.
+        """
+        with self._lock:
+            dropped, self._files = self._files, []
+            for file in dropped:
+                file.path.unlink(missing_ok=True)
+            with open_table(self.table_path) as table:
+                fits = known and table is not None and table.txid == txid
+                self.checksum = table.file_checksum if table and fits else None
+            if not fits:
+                self.table_path.unlink(missing_ok=True)
+            self._table_txid = txid if fits else 0
+            self.txid = TXID(txid)
+
+    def stage(self, captured: Captured) -> StagedFile:
+        """Make what was captured the next transaction, durably."""
+        txid = TXID(self.txid + 1)
+        header = Header(
+            page_size=captured.page_size,
+            commit=captured.commit,
+            min_txid=txid,
+            max_txid=txid,
+            timestamp_ms=captured.timestamp_ms,
+            flags=NO_CHECKSUM,
+            wal_offset=WAL_OFFSET,
+        )
+        file = self._write(0, Encoder(header, captured.pages()))
+        self._add(file)
+        self._waiting += file.size
+        if txid - self._table_txid >= _ROLL_COUNT or self._waiting > _ROLL_AT:
+            self.roll()
+        return file
+
+    def stage_difference(self, source: PinnedDatabase) -> StagedFile | None:
+        """Make what a whole database differs by the next transaction; None where it does not differ.
+
+        Where there is nothing to compare with, or the size of a page changed, it is a snapshot of all pages.
+        """
+        self.roll()
+        txid = TXID(self.txid + 1)
+        with open_table(self.table_path) as table:
+            if table and table.txid != self.txid:
+                table = None
+            aside = self._folder(0) / f"{secrets.token_hex(6)}.tmp"
+            try:
+                with open(aside, "xb") as staged:
+                    found = stage_difference(source, txid, table, self.table_path, staged)
+                    if found is None:
+                        return None
+                    encoder, writer = found
+                    staged.flush()
+                    os.fsync(staged.fileno())
+                with closing(writer):
+                    file = self._publish(
+                        aside, 0 if encoder.header.min_txid == txid else SNAPSHOT_LEVEL, encoder
+                    )
+                    writer.install(txid, encoder.file_checksum)
+            finally:
+                aside.unlink(missing_ok=True)
+        self._table_txid = txid
+        self._add(file)
+        return file
+
+    def stage_snapshot(self, source: PinnedDatabase) -> StagedFile:
+        """Make a snapshot of level 9; the database must be what the line's last transaction left."""
+        header = Header(
+            page_size=source.page_size,
+            commit=source.commit,
+            min_txid=TXID(1),
+            max_txid=self.txid,
+            timestamp_ms=source.timestamp_ms,
+            flags=NO_CHECKSUM,
+        )
+        file = self._write(SNAPSHOT_LEVEL, Encoder(header, source.pages()))
+        with self._lock:
+            self._files.append(file)
+        return file
+
+    @property
+    def snapshot(self) -> StagedFile | None:
+        """The newest snapshot of level 9 that lies here."""
+        with self._lock:
+            return max(
+                (file for file in self._files if file.level == SNAPSHOT_LEVEL),
+                key=lambda file: file.max_txid,
+                default=None,
+            )
+
+    def roll(self) -> None:
+        """Bring the table up to date with the files."""
+        self._waiting = 0
+        files = self._after(self._table_txid)
+        if not files:
+            return
+        with open_table(self.table_path) as table:
+            known = table if table and table.txid == self._table_txid else None
+            if not known and files[0].min_txid != 1:
+                return
+            writer: TableWriter | None = None
+            before: Header | None = None
+            try:
+                for staged in files:
+                    decoder = Decoder(_pieces(staged.path))
+                    if writer is None:
+                        page_size = decoder.header.page_size
+                        commit = known.commit if known else decoder.header.commit
+                        writer = TableWriter(self.table_path, page_size, commit)
+                        if known:
+                            writer.copy(known)
+                            before = _like(decoder.header, known.commit)
+                    hash_pages(decoder, before, writer)
+                    before = decoder.header
+                    writer.resize(before.commit)
+                assert writer is not None
+                writer.install(files[-1].max_txid, files[-1].checksum)
+                self._table_txid = files[-1].max_txid
+            finally:
+                if writer:
+                    writer.close()
+
+    def checksum_of(self, txid: int) -> int | None:
+        """Return the checksum of the file of a transaction; None where it is not known any more."""
+        if txid == self.txid:
+            return self.checksum
+        with self._lock:
+            return next((file.checksum for file in self._files if file.max_txid == txid), None)
+
+    def pending(self, after: int) -> Sequence[StagedFile] | None:
+        """Return the files that a replica lacks, in the order in which they are to go; None where some are gone.
+
+        Args:
+            after: The last transaction that it has.
+        """
+        with self._lock:
+            files = sorted(self._files, key=lambda file: (file.max_txid, file.level))
+            txid = self.txid
+        chosen: list[StagedFile] = []
+        for file in files:
+            if file.max_txid > after and (file.min_txid == after + 1 or file.level == SNAPSHOT_LEVEL):
+                chosen.append(file)
+                after = file.max_txid
+        return chosen if after >= txid else None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        with self._lock:
+            return sum(file.size for file in self._files)
+
+    def prune(self, txid: int) -> None:
+        """Remove what comes before a transaction that every replica and the table have; its own file proves which it is."""
+        with self._lock:
+            limit = min(txid, self._table_txid)
+            gone = [file for file in self._files if file.max_txid < limit]
+            self._files = [file for file in self._files if file.max_txid >= limit]
+        for file in gone:
+            file.path.unlink(missing_ok=True)
+
+    def _after(self, txid: int) -> Sequence[StagedFile]:
+        with self._lock:
+            return [file for file in self._files if file.level == 0 and file.max_txid > txid]
+
+    def _add(self, file: StagedFile) -> None:
+        with self._lock:
+            self._files.append(file)
+            self.txid, self.checksum = file.max_txid, file.checksum
+
+    def _folder(self, level: int) -> Path:
+        return self.folder / "ltx" / str(level)
+
+    def _write(self, level: int, encoder: Encoder) -> StagedFile:
+        aside = self._folder(level) / f"{secrets.token_hex(6)}.tmp"
+        try:
+            with open(aside, "xb") as file:
+                file.writelines(encoder)
+                file.flush()
+                os.fsync(file.fileno())
+            return self._publish(aside, level, encoder)
+        finally:
+            with suppress(FileNotFoundError):
+                aside.unlink()
+
+    def _publish(self, aside: Path, level: int, encoder: Encoder) -> StagedFile:
+        header, folder = encoder.header, self._folder(level)
+        final = folder / file_name(header.min_txid, header.max_txid)
+        os.link(aside, final)
+        os.unlink(aside)
+        sync_folder(folder)
+        return StagedFile(
+            level,
+            header.min_txid,
+            header.max_txid,
+            encoder.size,
+            encoder.file_checksum,
+            header.timestamp_ms,
+            final,
+        )
+
+
+def _like(header: Header, commit: int) -> Header:
+    """Return a header that stands for the state before a file."""
+    return Header(
+        page_size=header.page_size, commit=commit, min_txid=TXID(1), max_txid=TXID(1), timestamp_ms=0
+    )
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Yield a file's bytes, a MiB at a time."""
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece

@@ -1,0 +1,165 @@
+"""From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from backends import BackendError
+from ltx.errors import ConflictError
+from ltx.format import TXID, format_txid
+from ltx.replica.files import LTXFile
+from ltx.replica.replica import Replica
+from ltx.replication.baseline import checksum_at
+from ltx.replication.create import create_object
+from ltx.replication.line import Line, StagedFile
+
+__all__ = ["Uploader"]
+
+_WRITER_KEY = "writer.json"
+"""Says who wrote last; the real Litestream passes it over."""
+
+_LONGEST_PAUSE_S = 30
+
+
+class Uploader:
+    """One replica of a database, and how far it is. One thread at a time pushes; any may look.
+
+    Attributes:
+        replica: The replica.
+        txid: The last transaction that it has; None until it was asked.
+        needs_snapshot: Whether it lacks files that are not here any more.
+        error: The last error; None since it works.
+        late: Whether it did not answer when we began: then what it has may be ahead of us, and no conflict.
+        not_before: When, by the monotonic clock, the next try is worth it.
+
+    Args:
+        replica: The replica; it stays the caller's.
+        line: What is to be uploaded.
+        database: Where it comes from.
+    """
+
+    def __init__(self, replica: Replica, line: Line, database: Path) -> None:
+        self.replica = replica
+        self.txid: TXID | None = None
+        self.needs_snapshot = self.late = False
+        self.error: Exception | None = None
+        self.not_before = 0.0
+        self._line, self._database = line, database
+        self._pause_s = 0.0
+        self._announced = False
+        self._lock = threading.Lock()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it will never go on by itself: somebody else writes there."""
+        return isinstance(self.error, ConflictError)
+
+    @property
+    def wants_snapshot(self) -> bool:
+        """Whether a snapshot should be made for it now: it answers, and none lies here."""
+        if not self.needs_snapshot or self.error is not None:
+            return False
+        staged = self._line.snapshot
+        return staged is None or staged.max_txid <= (self.txid or 0)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the replica has everything that was captured."""
+        current = self.txid is not None and self.txid >= self._line.txid
+        return current and self.error is None and not self.needs_snapshot
+
+    def look(self) -> tuple[list[LTXFile], TXID, int | None]:
+        """List the replica: its files, its newest transaction, and the checksum of the file that ends with it."""
+        files = list(self.replica.files())
+        newest = TXID(max((file.max_txid for file in files), default=0))
+        if not newest:
+            return files, newest, None
+        file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
+        return files, newest, checksum_at(self.replica, file.key)
+
+    def attach(self, newest: TXID, checksum: int | None) -> None:
+        """Find where to go on, from what `look` found.
+
+        Raises:
+            ConflictError: The replica holds transactions that are not ours.
+        """
+        ours = self._line.checksum_of(newest) if newest else None
+        if newest > self._line.txid or (ours is not None and ours != checksum):
+            raise self._conflict(f"its TXID {format_txid(newest)} is not ours")
+        self.needs_snapshot = (bool(newest) and ours is None) or self._line.pending(newest) is None
+        self.txid = newest
+
+    def push(self) -> bool:
+        """Upload what the replica lacks.
+
+        Returns:
+            Whether it has everything now. Where not, `error`, `needs_snapshot` and `not_before` say why.
+        """
+        with self._lock:
+            if self.stopped:
+                return False
+            try:
+                self._push()
+            except ConflictError as error:
+                self.error = error
+            except (BackendError, OSError) as error:
+                self.error = error
+                self._pause_s = min(_LONGEST_PAUSE_S, max(0.5, self._pause_s * 2))
+                self.not_before = time.monotonic() + self._pause_s
+            else:
+                self.error, self._pause_s, self.not_before = None, 0.0, 0.0
+            return self.is_current
+
+    def _push(self) -> None:
+        if self.txid is None or self.error is not None:
+            # What happened there since the last success is not known: a put whose answer was lost may have landed.
+            _, newest, checksum = self.look()
+            self.attach(newest, checksum)
+        assert self.txid is not None
+        if self.needs_snapshot:
+            staged = self._line.snapshot
+            if staged is None or staged.max_txid <= self.txid:
+                return
+            self._put(staged)
+            self.txid, self.needs_snapshot = staged.max_txid, False
+        while files := self._line.pending(self.txid):
+            for file in files:
+                self._put(file)
+                self.txid = file.max_txid
+        self.needs_snapshot = self._line.pending(self.txid) is None
+
+    def _put(self, file: StagedFile) -> None:
+        if not self._announced:
+            self.replica.backend.put(_WRITER_KEY, json.dumps(self._writer()).encode())
+            self._announced = True
+        key = self.replica.layout.key(file.level, file.min_txid, file.max_txid)
+        try:
+            with open(file.path, "rb") as opened:
+                create_object(self.replica, key, opened, file.checksum, file.timestamp_ms)
+        except ConflictError as error:
+            raise self._conflict(f"{key} was written by somebody else", key) from error
+
+    def _writer(self) -> Mapping[str, object]:
+        return {"host": socket.gethostname(), "pid": os.getpid(), "database": str(self._database)}
+
+    def _conflict(self, what: str, key: str | None = None) -> ConflictError:
+        """Return the error that names both writers."""
+        ours, theirs = self._writer(), None
+        with suppress(BackendError, ValueError):
+            found = json.loads(self.replica.backend.get(_WRITER_KEY))
+            theirs = found if isinstance(found, dict) and found != ours else None
+        other = _named(theirs) if theirs else "one that did not leave its name"
+        return ConflictError(
+            f"{self.replica.url}: {what}; a replica has one writer, and here are two: we, {_named(ours)}, and "
+            f"{other}. We stopped: end one of them",
+            key=key,
+        )
+
+
+def _named(writer: Mapping[str, object]) -> str:
+    return f"process {writer.get('pid')} on {writer.get('host')} with {writer.get('database')}"
