@@ -101,11 +101,12 @@ class LocalBackend(Backend):
             if if_absent and os.path.lexists(final):  # spares the writing; the link below is what decides
                 raise AlreadyExistsError(f"{final} exists", key=key)
             self._make_folders(final.parent, key)
-        if isinstance(data, _StagedFile) and data.backend is self:
+        if isinstance(data, _StagedFile) and data.backend is self and not data.published:
             with self._translated(key):
                 data.flush()
                 self.stats.count(sent=os.fstat(data.fileno()).st_size)
                 _publish(data.fileno(), data.path, final, key, if_absent, timestamp_ms)
+                data.published = True  # a second object is a copy: it may have another time
             return
         aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
         with self._translated(key):
@@ -224,6 +225,7 @@ class _StagedFile(io.BufferedRandom):
         super().__init__(io.FileIO(path, "x+b"))
         self.backend = backend
         self.path = path
+        self.published = False
 
 
 def _publish(

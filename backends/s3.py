@@ -20,9 +20,10 @@ from backends import rfc3339
 from backends.base import Backend, Capabilities, Data, ObjectInfo, check_put, check_range
 from backends.errors import BackendError, NotFoundError, PermissionDeniedError, UnsupportedError
 from backends.keys import check_key, check_keys, check_prefix, is_key
+from backends.per_process import PerProcess
 from backends.retrying import Retry
 from backends.s3_errors import of_answer, status_of, translated
-from backends.s3_filesystem import Filesystems
+from backends.s3_filesystem import close_filesystem, open_filesystem
 from backends.s3_place import S3Place, parse
 from backends.s3_upload import PATIENCE_S, Params, size_of, upload_parts, upload_whole
 
@@ -56,7 +57,7 @@ class S3Backend(Backend):
         super().__init__()
         self.url = place.url
         self.place = place
-        self._filesystems = Filesystems(place, self.stats)
+        self._filesystems = PerProcess(lambda: open_filesystem(place, self.stats))
         self._bucket_seen = False
 
     @classmethod
@@ -176,7 +177,8 @@ class S3Backend(Backend):
     def close(self) -> None:
         """Release connections and threads."""
         super().close()
-        self._filesystems.close()
+        if (filesystem := self._filesystems.pop()) is not None:
+            close_filesystem(filesystem)
 
     def _name(self, key: str) -> str:
         return self.place.root + check_key(key)

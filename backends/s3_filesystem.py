@@ -1,13 +1,10 @@
-"""One `s3fs.S3FileSystem` a process: made for this place, counting what it sends, never used across a fork."""
+"""An `s3fs.S3FileSystem` as we want it: counting what it sends, sending nothing twice, fresh listings, bounded waits."""
 
 import asyncio
 import base64
 import hashlib
-import os
 import re
 import socket
-import threading
-from dataclasses import dataclass, field
 
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import AioSession
@@ -20,7 +17,7 @@ from s3fs import S3FileSystem
 from backends.base import Stats
 from backends.s3_place import S3Place
 
-__all__ = ["Filesystems"]
+__all__ = ["close_filesystem", "open_filesystem"]
 
 LOOKUP_TIMEOUT_S = 4
 
@@ -34,61 +31,43 @@ _WORDS = {
 _CARRY_OBJECTS = ("PutObject", "UploadPart")
 
 
-@dataclass(slots=True)
-class _Process:
-    """What one process uses; a child never touches its parent's, not even to close it."""
+def open_filesystem(place: S3Place, stats: Stats) -> S3FileSystem:
+    """Make a file system for this place, with its client, but not connected to the service."""
+    session = AioSession(profile=place.profile)
+    session.register("before-send.s3", _Counter(stats))
+    if place.content_md5:
+        session.register("before-call.s3.DeleteObjects", _add_md5)
+    options = dict(place.filesystem)
+    config = options.pop("config_kwargs")
+    assert isinstance(config, dict)
+    filesystem = S3FileSystem(
+        **options,
+        config_kwargs=_TRANSPORT | {"connector_args": {"resolver": _BoundedResolver()}} | config,
+        session=session,
+        use_listings_cache=False,
+        skip_instance_cache=True,
+    )
+    filesystem.retries = 1  # a retry is a wrapper's business
+    filesystem.connect()
+    return filesystem
 
-    opening: threading.Lock = field(default_factory=threading.Lock)
-    filesystem: S3FileSystem | None = None
+
+def close_filesystem(filesystem: S3FileSystem) -> None:
+    """Close its connections."""
+    filesystem.close_session(filesystem.loop, filesystem._s3creator)
 
 
-class Filesystems:
-    """The file systems of one place, one a process."""
+class _Counter:
+    """Called with every request that goes out."""
 
-    def __init__(self, place: S3Place, stats: Stats) -> None:
-        self._place = place
+    def __init__(self, stats: Stats) -> None:
         self._stats = stats
-        self._processes: dict[int, _Process] = {}
 
-    def get(self) -> S3FileSystem:
-        """Return this process's own, connected to the service's client but not to the service."""
-        process = self._processes.setdefault(os.getpid(), _Process())
-        with process.opening:
-            if process.filesystem is None:
-                process.filesystem = self._open()
-            return process.filesystem
-
-    def close(self) -> None:
-        """Close this process's connections; `get` opens anew."""
-        process = self._processes.pop(os.getpid(), None)
-        if process is not None and (filesystem := process.filesystem) is not None:
-            filesystem.close_session(filesystem.loop, filesystem._s3creator)
-
-    def _open(self) -> S3FileSystem:
-        session = AioSession(profile=self._place.profile)
-        session.register("before-send.s3", self._count)
-        if self._place.content_md5:
-            session.register("before-call.s3.DeleteObjects", _add_md5)
-        options = dict(self._place.filesystem)
-        config = options.pop("config_kwargs")
-        assert isinstance(config, dict)
-        filesystem = S3FileSystem(
-            **options,
-            config_kwargs=_TRANSPORT | {"connector_args": {"resolver": _BoundedResolver()}} | config,
-            session=session,
-            use_listings_cache=False,
-            skip_instance_cache=True,
-        )
-        filesystem.retries = 1  # a retry is a wrapper's business
-        filesystem.connect()
-        return filesystem
-
-    def _count(self, request: AWSPreparedRequest, event_name: str, **_: object) -> None:
+    def __call__(self, request: AWSPreparedRequest, event_name: str, **_: object) -> None:
         operation = event_name.rpartition(".")[2]
         kind = _WORDS.get(operation) or re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
-        size = (
-            request.headers.get("X-Amz-Decoded-Content-Length") or request.headers.get("Content-Length") or 0
-        )
+        headers = request.headers
+        size = headers.get("X-Amz-Decoded-Content-Length") or headers.get("Content-Length") or 0
         self._stats.count(kind, sent=int(size) if operation in _CARRY_OBJECTS else 0)
 
 

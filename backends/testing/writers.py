@@ -3,6 +3,7 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import pytest
@@ -95,6 +96,23 @@ class WriterContract(Needs):
                 assert [reader.result() for reader in readers] == [None, None]
                 assert seen <= set(versions)
         assert self.raw_get(backend, "k") == versions[1]
+
+    def test_staged(self, backend: Backend, tmp_path: Path) -> None:
+        """A staged file is put as often as one likes, is not listed itself, and is gone in the end."""
+        data = content(self.part_size + 1)
+        folder = tmp_path / "staging"
+        folder.mkdir()
+        with backend.stage(folder) as staged:
+            staged.write(data[:1000])
+            staged.write(data[1000:])
+            assert list_keys(backend) == []
+            for number, key in enumerate(["st/1", "st/2", "st/1"]):
+                backend.put(key, staged, timestamp_ms=1000 * number)
+        assert list_keys(backend) == ["st/1", "st/2"]
+        assert list(folder.iterdir()) == []
+        for key, time_ms in (("st/1", 2000), ("st/2", 1000)):
+            assert self.raw_get(backend, key) == data
+            assert backend.head(key).timestamp_ms == (time_ms if backend.capabilities.timestamps else None)
 
     @pytest.mark.parametrize("parts", [0, 2])
     def test_broken_source(self, backend: Backend, parts: int) -> None:

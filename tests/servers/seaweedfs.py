@@ -13,9 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
-
 from tests.servers.daemon import daemon, private_folder, program
 
 __all__ = ["S3Server", "seaweedfs"]
@@ -59,6 +56,9 @@ class S3Server:
     @cached_property
     def client(self) -> Any:
         """A client of another library, to look past ours."""
+        import boto3  # takes a while, and most tests do without
+        from botocore.config import Config
+
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,

@@ -1,10 +1,14 @@
 """S3 on a bad day: connections that break or never come about, and every kind of refusal."""
 
+import asyncio
+import socket
 import time
 from typing import Any
 
 import pytest
+from aiohttp.resolver import ThreadedResolver
 
+from backends import s3_filesystem, s3_place
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -16,6 +20,7 @@ from backends.errors import (
 from backends.registry import open_backend
 from backends.retrying import Retry, RetryingBackend
 from backends.s3 import S3Backend
+from backends.s3_filesystem import _BoundedResolver
 from tests.support.s3_stub import CLOSE, Answer, answer, black_hole, refused_port, silence, stub
 from tests.support.verbs import shown, verbs
 
@@ -154,3 +159,42 @@ class TestBadDays:
                 backend.delete(f"{number:04}" for number in range(1500))
             assert caught.value.key == "0005"
             assert len(service.requests) == 2
+
+
+class Resolver:
+    """Finds what a test says, as fast as it says."""
+
+    families: list[socket.AddressFamily]
+    takes_s: float = 0
+
+    async def resolve(self, host: str, port: int, family: int) -> list[dict[str, Any]]:
+        await asyncio.sleep(self.takes_s)
+        return [{"family": family, "host": str(number)} for number, family in enumerate(self.families)]
+
+
+class TestLookingUp:
+    """Each address costs a connect timeout, and a name a lookup, so both are bounded."""
+
+    @pytest.fixture
+    def found(self, monkeypatch: pytest.MonkeyPatch) -> Resolver:
+        resolver = Resolver()
+        monkeypatch.setattr(ThreadedResolver, "resolve", resolver.resolve)
+        return resolver
+
+    def test_one_address_a_family(self, found: Resolver) -> None:
+        both = (socket.AF_INET6, socket.AF_INET)
+        found.families = [both[0]] * 4 + [both[1]] * 4
+        answer = asyncio.run(_BoundedResolver().resolve("host", 80))
+        assert [(address["family"], address["host"]) for address in answer] == [
+            (both[0], "0"),
+            (both[1], "4"),
+        ]
+
+    def test_a_lookup_that_hangs(self, found: Resolver, monkeypatch: pytest.MonkeyPatch) -> None:
+        found.takes_s = 5
+        monkeypatch.setattr(s3_filesystem, "LOOKUP_TIMEOUT_S", 0.05)
+        with pytest.raises(socket.gaierror, match="not found in time"):
+            asyncio.run(_BoundedResolver().resolve("host", 80))
+
+    def test_all_together_is_less_than_15_s(self) -> None:
+        assert s3_filesystem.LOOKUP_TIMEOUT_S + 2 * s3_place.CONNECT_TIMEOUT_S < 15
