@@ -128,7 +128,9 @@ def check_integrity(path: Path, kind: str) -> None:
 def _locked(path: Path) -> Iterator[None]:
     """Hold a database exclusively, with all that its WAL or journal holds brought into it.
 
-    What is no database is not locked: there is nobody whom it would serve.
+    What is no database is not locked: there is nobody whom it would serve. A connection of this very process
+    through another SQLite library (such as the standard library's `sqlite3`) is not noticed: the system's locks
+    are a process's, not a library's.
 
     Raises:
         DatabaseError: Somebody has it open, or it cannot be locked.

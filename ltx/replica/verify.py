@@ -126,12 +126,15 @@ class _Read:
 
 def _read_all(backend: Backend, files: Sequence[LTXFile], progress: Progress | None) -> Iterator[_Read]:
     total, done = sum(file.size for file in files), 0
-    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify") as pool:
+    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="verify")
+    try:
         for found in pool.map(lambda file: _read(backend, file), files):
             yield found
             done += found.checked.file.size
             if progress:
                 progress(done, total)
+    finally:  # an interrupt must not wait for whole files
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read(backend: Backend, file: LTXFile) -> _Read:
