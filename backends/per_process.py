@@ -43,3 +43,9 @@ class PerProcess(Generic[T]):
         """Return what this process made, to be closed, and forget it; the next `get` makes another."""
         process = self._processes.pop(os.getpid(), None)
         return process.made if process is not None else None
+
+    def discard(self, made: T) -> None:
+        """Forget what this process made, if it is this; the next `get` makes another."""
+        process = self._processes.get(os.getpid())
+        if process is not None and process.made is made:
+            process.made = None

@@ -34,6 +34,7 @@ _entries: dict[str, _Entry] = {
     "gs": _Entry("backends.gcs:GCSBackend", "gcs"),
     "memory": _Entry("backends.memory:MemoryBackend"),
     "s3": _Entry("backends.s3:S3Backend", "s3"),
+    "sftp": _Entry("backends.sftp:SFTPBackend", "sftp"),
     "webdav": _Entry("backends.webdav:WebDAVBackend", "webdav"),
     "webdavs": _Entry("backends.webdav:WebDAVBackend", "webdav"),
 }

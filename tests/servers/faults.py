@@ -3,12 +3,14 @@
 import contextlib
 import http.client
 import http.server
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Fault", "FaultyProxy", "faulty_proxy"]
+__all__ = ["Cable", "Fault", "FaultyProxy", "cable", "faulty_proxy"]
 
 
 @dataclass
@@ -114,3 +116,53 @@ def faulty_proxy(upstream: int) -> Iterator[FaultyProxy]:
             ended.set()
             server.shutdown()
             thread.join()
+
+
+@dataclass
+class Cable:
+    """Where to connect in place of the server, and the connections that lead to it."""
+
+    port: int
+    sockets: list[socket.socket] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """Break every connection; later ones are let through."""
+        while self.sockets:
+            with contextlib.suppress(OSError):
+                self.sockets.pop().shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def cable(upstream: int) -> Iterator[Cable]:
+    """Lead connections to the server on this port of 127.0.0.1, whatever it speaks."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with socket.create_connection(("127.0.0.1", upstream)) as server:
+                led.sockets += [server, self.request]
+                back = threading.Thread(target=_copy, args=(server, self.request))
+                back.start()
+                _copy(self.request, server)
+                back.join()
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as proxy:
+        led = Cable(proxy.server_address[1])
+        thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield led
+        finally:
+            led.cut()
+            proxy.shutdown()
+            thread.join()
+
+
+def _copy(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_RDWR)
