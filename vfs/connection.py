@@ -29,7 +29,8 @@ def connect(
 
     Args:
         url: The replica, such as `s3://bucket/app`.
-        at: A time to stay at, such as `5 minutes ago`; `PRAGMA litestream_time` changes it later.
+        at: A time to stay at, such as `5 minutes ago`; None and `latest` follow. `PRAGMA litestream_time` changes it
+            later.
         txid: A TXID to stay at, as a number or 16 hex digits.
         poll_interval: Seconds; 0 looks at every transaction.
         cache_size: Bytes of pages to keep in memory.

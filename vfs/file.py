@@ -37,7 +37,7 @@ class ReplicaFile:
     Args:
         source: The replica.
         poll_interval_s: How old a look at the storage may be when a transaction begins.
-        at: A time to stay at; None follows.
+        at: A time to stay at; None and `latest` follow.
         txid: A TXID to stay at; None follows.
     """
 
@@ -56,7 +56,7 @@ class ReplicaFile:
         self._following = 0
         self._ahead = _FIRST_AHEAD
         self._fixed: View | None = None
-        if at is not None or txid is not None:
+        if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self._interrupted, time=at, txid=txid)
         self._view = self._fixed or source.latest(poll_interval_s, self._interrupted)
 
@@ -82,7 +82,7 @@ class ReplicaFile:
             raise QueryError(
                 "the time cannot change inside a transaction: end it first (COMMIT), then set the time"
             )
-        if to.strip().lower() == LATEST:
+        if _is_latest(to):
             view, self._fixed = self.source.latest(self._poll_interval_s, self._interrupted), None
         else:
             view = self._fixed = self.source.at(self._interrupted, time=to)
@@ -245,6 +245,10 @@ class _coded:  # noqa: N801 - reads as a statement; a class, since a generator w
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is not None:
             coded(error)
+
+
+def _is_latest(time: str | datetime) -> bool:
+    return isinstance(time, str) and time.strip().lower() == LATEST
 
 
 def _page_one(page: bytes, view: View) -> bytes:

@@ -25,6 +25,7 @@ URL_VARIABLE = "LITESTREAM_REPLICA_URL"
 DEFAULT_POLL_INTERVAL_S = 1.0
 
 _OF_SQLITE = {"vfs", "mode", "cache", "psow", "nolock", "immutable", "modeof"}
+_WITHOUT_LOCKS = {"nolock", "immutable"}
 _OURS = {"replica_url", "poll_interval", "cache_size", "timeout", "at", "txid", "source"}
 _NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
 _OFF = {"", "0", "false", "no", "off"}
@@ -107,8 +108,16 @@ def _open(name: str | apsw.URIFilename) -> ReplicaFile:
         raise ConfigError(
             f"{asked[0]} is not served: replicas are read-only here, and pages are cached in memory"
         )
+    asked = sorted(key for key in _WITHOUT_LOCKS & set(parameters) if parameters[key].lower() not in _OFF)
+    if asked:
+        raise ConfigError(
+            f"{asked[0]} is not for replicas: SQLite's locks are what holds a view for a transaction and lets the next "
+            "one follow; a time or a TXID (at=, txid=) gives a database that never changes"
+        )
     source = _handed.get(parameters.get("source", ""))
     if source is None:
+        if "source" in parameters:
+            raise ConfigError(f"{label!r} was opened by vfs.connect() and closed since: call it again")
         url = parameters.get("replica_url") or os.environ.get(URL_VARIABLE, "")
         if not url:
             raise ConfigError(
@@ -123,8 +132,8 @@ def _open(name: str | apsw.URIFilename) -> ReplicaFile:
     return ReplicaFile(
         source,
         poll_interval_s=_number(parameters, "poll_interval", DEFAULT_POLL_INTERVAL_S),
-        at=parameters.get("at") or None,
-        txid=parameters.get("txid") or None,
+        at=parameters.get("at"),
+        txid=parameters.get("txid"),
     )
 
 

@@ -37,7 +37,9 @@ class Origin:
         self.connection = apsw.Connection(str(self.path))
         series = apsw.ext.generate_series
         apsw.ext.make_virtual_module(self.connection, "generate_series", series)  # type: ignore[arg-type]
-        self.connection.execute(f"PRAGMA page_size={page_size}; {setup}; PRAGMA journal_mode=wal").fetchall()
+        self.connection.execute(
+            f"PRAGMA page_size={page_size}; PRAGMA synchronous=off; {setup}; PRAGMA journal_mode=wal"
+        ).fetchall()
 
     @property
     def url(self) -> str:
