@@ -160,10 +160,10 @@ class TestParts:
     def test_memory_does_not_grow_with_the_file(
         self, s3_server: S3Server, s3_url: str, tmp_path: Path
     ) -> None:
-        """In parts and whole: 256 MiB take no more than 16 MiB do, give or take the parts under way."""
+        """In parts and whole: 128 MiB take no more than 16 MiB do, give or take the parts under way."""
         path = tmp_path / "large"
         with path.open("wb") as file:
-            file.truncate(256 * MIB)
+            file.truncate(128 * MIB)
         grown = _run(_MEMORY, s3_url, str(path), **_environment(s3_server))
         assert max(map(int, grown.split())) < 64 << 10, f"KiB: {grown}"
 

@@ -43,6 +43,7 @@ def poor_server() -> Iterator[SFTPServer]:
 
 
 class TestSFTP(BackendContract):
+    schemes = ("sftp",)
     part_size = 4 << 20
 
     @pytest.fixture
