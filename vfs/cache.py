@@ -46,5 +46,8 @@ class PageCache:
                 _, page = self._pages.popitem(last=False)
                 self.size -= len(page) + _OVERHEAD
 
+    def __contains__(self, key: PageKey) -> bool:
+        return key in self._pages
+
     def __len__(self) -> int:
         return len(self._pages)

@@ -36,6 +36,7 @@ DEFAULT_TIMEOUT_S = 60.0
 _PLANS = 4
 _FIRST_RUN, _LONGEST_RUN = 2, 512
 _RUN_SIZE = 1 << 20
+_KNOWN_BETWEEN = 4
 
 
 class Source:
@@ -140,7 +141,7 @@ class Source:
         doubts = view.doubts(pgno) if view.unverified else []
         page = self.cache.get((file.number, pgno))
         if page is None:
-            run = view.run_at(pgno, min(_LONGEST_RUN, max(_FIRST_RUN, ahead)), _RUN_SIZE)
+            run = self._lacking(view.run_at(pgno, min(_LONGEST_RUN, max(_FIRST_RUN, ahead)), _RUN_SIZE))
             pages = self._waiter.wait(lambda: self._read(view.page_size, run, doubts), interrupted)
             self.cache.put(((file.number, number), data) for number, data in pages)
             page = pages[0][1]
@@ -149,6 +150,18 @@ class Source:
         if pgno == 1:
             _check_commit(view, page)
         return page
+
+    def _lacking(self, run: Run) -> Run:
+        """Cut a run off where pages follow that are in the cache; a few between others are not worth a request."""
+        end = known = 0
+        for place, (pgno, _, _) in enumerate(run.frames):
+            if (run.file.number, pgno) in self.cache:
+                known += 1
+                if known == _KNOWN_BETWEEN:
+                    break
+            else:
+                known, end = 0, place + 1
+        return run.cut(end)
 
     def _look(self) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened."""

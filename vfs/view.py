@@ -57,6 +57,14 @@ class Run:
     end: int
     frames: tuple[tuple[int, int, int], ...]
 
+    def cut(self, count: int) -> "Run":
+        """Return the first frames, at least one."""
+        if count >= len(self.frames):
+            return self
+        frames = self.frames[: max(1, count)]
+        _, start, size = frames[-1]
+        return Run(self.file, self.start, self.start + start + size, frames)
+
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
