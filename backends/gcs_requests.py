@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from fsspec.asyn import sync
@@ -93,6 +94,7 @@ class GCSRequests:
         self._options = dict(options)
         self._endpoint = endpoint
         self._stats = stats
+        self._proxy: str | None = None
         self._filesystems = PerProcess(self._open)
 
     @property
@@ -151,6 +153,7 @@ class GCSRequests:
                 data=body or None,
                 headers={**login, "Accept-Encoding": "identity", **sent, **(headers or {})},
                 timeout=timeout,
+                proxy=self._proxy,
                 allow_redirects=False,
             ) as response:
                 answer = Answer(response.status, response.headers, await response.read())
@@ -173,13 +176,14 @@ class GCSRequests:
             raise self._failure(error) from error
 
     def _open(self) -> GCSFileSystem:
-        return GCSFileSystem(
+        filesystem = GCSFileSystem(
             **self._options,
             endpoint_url=self._endpoint or None,
-            session_kwargs={"trust_env": True},
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+        self._proxy = _proxy_for(filesystem._location)  # once: aiohttp would ask the environment for every request
+        return filesystem
 
     async def _session(self, filesystem: GCSFileSystem) -> aiohttp.ClientSession:
         """Return the connected session; a token that runs out is renewed first, beside the event loop."""
@@ -259,6 +263,12 @@ class GCSRequests:
         if isinstance(error, ValueError | LookupError) and not isinstance(error, aiohttp.ClientError):
             return ConfigError(f"{place}: the option token cannot be understood: {error!r}")
         return UnavailableError(f"{place} does not answer: {error or type(error).__name__}")
+
+
+def _proxy_for(location: str) -> str | None:
+    """Return the proxy that the environment names for a server."""
+    parts = urlsplit(location)
+    return None if proxy_bypass(parts.hostname or "") else getproxies().get(parts.scheme)
 
 
 def emulator() -> str:

@@ -18,7 +18,7 @@ from backends.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from backends.keys import check_key, check_keys, check_prefix
+from backends.keys import check_key, check_keys, check_prefix, is_key
 from backends.webdav_filesystem import WebDAVFileSystem
 from backends.webdav_http import Auth
 from backends.webdav_session import DAVEntry
@@ -244,7 +244,7 @@ class WebDAVBackend(Backend):
                 if begins and (inside > start_after or start_after.startswith(inside)):
                     with suppress(NotFoundError):  # it went away meanwhile
                         self._walk(key, prefix, start_after, found)
-            elif key.startswith(prefix) and key > start_after:
+            elif key.startswith(prefix) and key > start_after and is_key(key):
                 found.append(self._info(key, entry))
 
     def _files(self, folder: str, keys: builtins.list[str]) -> builtins.list[str]:

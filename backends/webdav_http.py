@@ -6,6 +6,7 @@ reads refusals whole (an unread answer costs its connection) and carries them pa
 their headers.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
@@ -125,7 +126,12 @@ def new_client(origin: str, login: Login, *, verify: bool | str, stats: Stats) -
             "webdav_timeout": (CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
         }
     )
+    # What the environment says about proxies and certificates, read once: requests reads it for every request.
+    client.session.proxies = requests.utils.get_environ_proxies(origin)
+    client.session.trust_env = False
     client.verify = verify
+    if verify is True:
+        client.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     client.http_header["list"] = ["Accept: */*", "Content-Type: application/xml"]
     adapter = _Adapter(stats)
     client.session.mount("http://", adapter)
