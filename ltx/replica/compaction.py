@@ -102,7 +102,7 @@ def compact(
         nonlocal listed
         known, listed = replica.files() if listed is None else listed, None
         inputs, after = inputs_of(known, level)
-        if len(inputs) > (0 if level == 1 else 1):
+        if len(inputs) >= _fewest(level):
             for each in _merge_runs(replica, level, inputs, after, cut, local, folder):
                 made.append(each)  # noqa: PERF402 - what was made before an error counts
 
@@ -158,8 +158,8 @@ def inputs_of(files: Sequence[LTXFile], level: int) -> tuple[Sequence[LTXFile], 
 
     A file that begins within the level's newest one and reaches beyond it is among them. A whole database that is
     a snapshot, too, is not: a new replica's first file would lie in every level. Files before a gap are
-    taken; behind a gap it goes on only where other files of the replica lead across it. Otherwise a file that a
-    listing does not show yet would be left out for ever.
+    taken, unless it is a single one that stays where it is; behind a gap it goes on only where other files of the
+    replica lead across it. Otherwise a file that a listing does not show yet would be left out for ever.
 
     Args:
         files: All files of the replica.
@@ -169,22 +169,25 @@ def inputs_of(files: Sequence[LTXFile], level: int) -> tuple[Sequence[LTXFile], 
         GapError, NoSnapshotError: The level below goes on behind a gap that nothing leads across.
     """
     source = [file for file in files if file.level == level - 1]
+    snapshots = {file.max_txid for file in files if file.level == SNAPSHOT_LEVEL}
     after = TXID(max((file.max_txid for file in files if file.level == level), default=0))
-    if run := extend(source, after):
-        first = run[0]
-        if first.min_txid == 1 and any(
-            file.level == SNAPSHOT_LEVEL and file.max_txid == first.max_txid for file in files
-        ):
-            return run[1:], first.max_txid
-        return run, after
-    beyond = [file.min_txid for file in source if file.max_txid > after]
-    if not beyond:
-        return [], after
-    reach = reach_of(files)
-    if reach.gap and reach.gap[0] < min(beyond) - 1:
-        raise gap_error(reach)
-    after = TXID(min(beyond) - 1)
-    return extend(source, after), after
+    while True:
+        run = extend(source, after)
+        if run and run[0].min_txid == 1 and run[0].max_txid in snapshots:
+            after, run = run[0].max_txid, run[1:]
+        reached = run[-1].max_txid if run else after
+        beyond = [file.min_txid for file in source if file.max_txid > reached]
+        if len(run) >= _fewest(level) or not beyond:
+            return run, after
+        reach = reach_of(files)
+        if reach.gap and reach.gap[0] < min(beyond) - 1:
+            raise gap_error(reach)
+        after = TXID(min(beyond) - 1)
+
+
+def _fewest(level: int) -> int:
+    """How many files a merge takes at least: above level 1 a single one would only be copied."""
+    return 1 if level == 1 else 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +245,7 @@ def _merge_runs(
                 pile = stack.enter_context(Pile(folder))
             pile.add(item)
             time_ms, page_size = found_ms, item.header.page_size
-        if len(pile.inputs) > (0 if level == 1 else 1):
+        if len(pile.inputs) >= _fewest(level):
             yield _publish(replica, level, pile.stage(TXID(after + 1)))
 
 

@@ -31,8 +31,8 @@ class RetentionPolicy:
 
     Attributes:
         window: Every moment from so long ago until now can be restored; None keeps everything above level 0.
-        level0: Files of level 0 are kept so long after their commit, and then until they are merged; None keeps them
-            until they are older than the window.
+        level0: Files of level 0 are kept until the file of level 1 that has what they hold ends so long ago; None
+            keeps them until they are older than the window.
         grace: So much more than the window is kept, so that a restore of its oldest moment can end; None for a tenth
             of the window, at most 10 minutes.
 
@@ -113,9 +113,9 @@ class Retained:
 
 @dataclass(slots=True)
 class Verified:
-    """Remembers which files were read whole and found sound, so that each is read once: keep it between runs."""
+    """Remembers which files were read whole, and what was found, so that each is read once: keep it between runs."""
 
-    _sound: set[tuple[str, int, str]] = field(default_factory=set)
+    _found: dict[tuple[str, int, str], Fault | None] = field(default_factory=dict)
 
     def fault_of(self, backend: Backend, file: LTXFile) -> Fault | None:
         """Read a file to its end, unless that was done.
@@ -127,24 +127,29 @@ class Verified:
             NotFoundError: It is gone.
             UnavailableError: The storage did not answer.
         """
-        if _identity(file) in self._sound:
-            return None
-        try:
-            for _, decoder in decoded(backend, [file]):
-                for _ in decoder:
-                    pass
-                if decoder.size != file.size:
-                    return Fault(file, f"the listing says {file.size} bytes, the file has {decoder.size}")
-        except FileError as error:
-            return _fault(file, error.reason)
-        except FAULTS as error:
-            return _fault(file, error)
-        self._sound.add(_identity(file))
-        return None
+        identity = _identity(file)
+        if identity not in self._found:
+            self._found[identity] = _read(backend, file)
+        return self._found[identity]
 
     def forget_all_but(self, files: Sequence[LTXFile]) -> None:
         """Forget files that are gone."""
-        self._sound &= {_identity(file) for file in files}
+        for identity in self._found.keys() - {_identity(file) for file in files}:
+            del self._found[identity]
+
+
+def _read(backend: Backend, file: LTXFile) -> Fault | None:
+    try:
+        for _, decoder in decoded(backend, [file]):
+            for _ in decoder:
+                pass
+            if decoder.size != file.size:
+                return Fault(file, f"the listing says {file.size} bytes, the file has {decoder.size}")
+    except FileError as error:
+        return _fault(file, error.reason)
+    except FAULTS as error:
+        return _fault(file, error)
+    return None
 
 
 def _fault(file: LTXFile, error: Exception) -> Fault:
@@ -293,52 +298,55 @@ class _Run:
             return None
 
     def _merged(self, files: Sequence[LTXFile]) -> Iterator[Deleted]:
-        """Yield the files of level 0 that are old enough, and whose content one other sound file has."""
+        """Yield the files of level 0 that others have: all that one file covers, when its last is old enough.
+
+        A single one that stayed behind could not be reached.
+        """
         if self.policy.level0 is None:
             return
         stays = _newest_of_levels(files)
         covered = [found for found in _covered(files) if found.file not in stays]
-        old = self._old_enough([found.file for found in covered], self.now - self.policy.level0)
+        old = self._old_enough({found.covered_by for found in covered}, self.now - self.policy.level0)
         for found in covered:
-            if found.file in old and self._is_sound(found.covered_by):
+            if found.covered_by in old and self._is_sound(found.covered_by):
                 yield found
 
-    def _old_enough(self, files: Sequence[LTXFile], limit: datetime) -> set[LTXFile]:
-        """Find the files up to the last one whose header is not younger than a time, by few headers.
-
-        A guess by the storage's own times is held against two headers; where it is wrong, they are searched.
-        """
+    def _old_enough(self, files: set[LTXFile], limit: datetime) -> set[LTXFile]:
+        """Find the files up to the last one whose header is not younger than a time, by few headers."""
         by_txid = {file.max_txid: file for file in files}
         while by_txid:
-            txids = sorted(by_txid)
             try:
-                last = self._last_by_guess(txids, by_txid, limit)
+                last = self._last_before(sorted(by_txid), by_txid, limit)
             except NotReachableError:
-                return set()
+                break
             except FileError as error:  # damaged: the others have times, too
                 self.faults[error.file] = Fault(error.file, str(error.reason))
                 del by_txid[error.file.max_txid]
             else:
-                return {file for file in files if file.max_txid <= last and file not in self.faults}
+                return {file for file in by_txid.values() if file.max_txid <= last}
         return set()
 
-    def _last_by_guess(self, txids: Sequence[TXID], by_txid: dict[TXID, LTXFile], limit: datetime) -> TXID:
+    def _last_before(self, txids: Sequence[TXID], by_txid: dict[TXID, LTXFile], limit: datetime) -> TXID:
+        """Find it by the storage's own times where a header says that they are no later; else search the headers.
+
+        The storage's times are a little later, by the time that an upload takes: some files wait for the next run.
+        """
+
         def times_of(some: Sequence[TXID]) -> Sequence[datetime]:
             return _header_times(self.replica.backend, [by_txid[txid] for txid in some])
 
         stored = (by_txid[txid].modified for txid in txids)
         guess = sum(modified is not None and modified <= limit for modified in stored)
-        probes = txids[max(0, guess - 1) : guess + 1]
-        times = times_of(probes)
-        if guess and times[0] <= limit and (len(times) == 1 or times[1] > limit):
-            return probes[0]
-        if not guess and times[0] > limit:
+        is_before = times_of([txids[max(0, guess - 1)]])[0] <= limit
+        if guess and is_before:
+            return txids[guess - 1]
+        if not guess and not is_before:
             raise NotReachableError("all are younger")
         return last_at(txids, limit, times_of)
 
 
 def _header_times(backend: Backend, files: Sequence[LTXFile]) -> Sequence[datetime]:
-    """Read the times of files that will soon be gone: caching their headers would only fill memory."""
+    """Read the times of files that are asked for once: caching their headers would only fill memory."""
     times: list[datetime] = []
     for file, data in zip(
         files, backend.get_ranges([(file.key, 0, HEADER_SIZE) for file in files]), strict=True
