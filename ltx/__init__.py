@@ -22,7 +22,7 @@ from ltx.errors import (
 )
 from ltx.format import TXID
 from ltx.replica import LTXFile, Plan, Replica, Restored
-from ltx.replication import Published, replicate_once
+from ltx.replication import Published, Replication, replicate, replicate_once
 
 __all__ = [
     "TXID",
@@ -41,9 +41,11 @@ __all__ = [
     "Published",
     "Replica",
     "ReplicaError",
+    "Replication",
     "Restored",
     "TruncatedError",
     "UnsupportedVersionError",
+    "replicate",
     "replicate_once",
 ]
 __version__ = "0.1.0"

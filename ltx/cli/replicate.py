@@ -1,10 +1,15 @@
-"""`ltx replicate --once`: what is committed now, put on the replica."""
+"""`ltx replicate`: what is committed in a database, put on its replicas, until stopped or once."""
 
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ltx.cli.options import ReplicaURL, ShowStats, StorageOptions, examples, opened_replica, usage_error
+from ltx.cli.options import ShowStats, StorageOptions, examples, opened_replica, usage_error
 from ltx.cli.output import complain, progress_bar
 from ltx.format import format_txid
 from ltx.replica import format_time
@@ -13,6 +18,8 @@ from ltx.replica.layout import SNAPSHOT_LEVEL
 __all__ = ["EXAMPLES", "replicate"]
 
 EXAMPLES = examples(
+    "ltx replicate app.db s3://bucket/app",
+    "ltx replicate app.db s3://bucket/app --exec 'gunicorn app:app' --restore-if-db-not-exists",
     "ltx replicate --once app.db s3://bucket/app",
     "ltx replicate --once app.db /backups/app --stats",
 )
@@ -22,22 +29,107 @@ def replicate(
     database: Annotated[
         str, typer.Argument(metavar="DB", help="The SQLite database. It may be in use.", show_default=False)
     ],
-    url: ReplicaURL,
+    urls: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="URL...",
+            help="The replica, or several: s3://bucket/app, file:///folder or a plain folder.",
+            show_default=False,
+        ),
+    ],
     once: Annotated[bool, typer.Option("--once", help="Take what is committed now, and end.")] = False,
+    command: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="Run this meanwhile; signals are passed on, and its exit status is ours.",
+            show_default=False,
+        ),
+    ] = None,
+    restore: Annotated[
+        bool,
+        typer.Option(
+            "--restore-if-db-not-exists",
+            help="Where the database is missing, restore it first, if the replica can.",
+        ),
+    ] = False,
+    sync_interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="The shortest time from one transaction to the next."),
+    ] = 1.0,
+    socket: Annotated[
+        Path | None,
+        typer.Option(help="Where to answer 'ltx status'; by default where it looks.", show_default=False),
+    ] = None,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines instead of text.")] = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
-    """Put what is committed in a database on its replica.
+    """Put what is committed in a database on its replica, until stopped, or once.
 
-    Each run adds one transaction: the first one everything, later ones the pages that changed, and nothing where
-    nothing did. The database is not written to; a folder .NAME-litestream beside it says what the replica has.
+    Each transaction of the replica holds the pages that changed since the one before; the first one holds all. The
+    database is not written to; a folder .NAME-litestream beside it has what waits for upload.
 
-    Only --once is here yet: run it from cron or a timer. It takes what is committed when it runs.
+    SIGTERM and Ctrl-C upload what is left first; a second one ends at once, and what is left stays beside the database.
     """
-    if not once:
-        raise usage_error("continuous replication is not here yet; add --once, and run it from a timer")
     if "://" in database:
         raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
+    if once and (command or len(urls) > 1):
+        raise usage_error("--once takes one URL and no --exec")
+    if restore:
+        _restore_missing(database, urls[0], storage_option, stats=stats)
+    if once:
+        _replicate_once(database, urls[0], storage_option, stats=stats)
+    else:
+        settings = _Following(command, sync_interval, socket, log_json)
+        code = _follow(database, urls, storage_option, settings, stats=stats)
+        if code:
+            raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    command: str | None
+    sync_interval_s: float
+    socket: Path | None
+    log_json: bool
+
+
+def _restore_missing(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
+    if Path(database).expanduser().exists():
+        return
+    with opened_replica(url, storage_option, stats=stats) as replica:
+        if replica.files():
+            replica.restore(database)
+
+
+def _follow(
+    database: str,
+    urls: Sequence[str],
+    storage_option: Sequence[str] | None,
+    settings: _Following,
+    *,
+    stats: bool,
+) -> int:
+    from ltx.replication.database import Database, Settings
+    from ltx.replication.logs import log_to_stderr
+    from ltx.replication.run import run, uploading
+
+    try:
+        command = shlex.split(settings.command) if settings.command else None
+    except ValueError as error:
+        raise usage_error(f"--exec: {error}") from error
+    log_to_stderr(as_json=settings.log_json)
+    with ExitStack() as opened:
+        replicas = [
+            uploading(opened.enter_context(opened_replica(url, storage_option, stats=stats))) for url in urls
+        ]
+        followed = Database(database, replicas, Settings(sync_interval_s=settings.sync_interval_s))
+        return run([followed], command=command, socket=settings.socket)
+
+
+def _replicate_once(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
     with opened_replica(url, storage_option, stats=stats) as replica:
         from ltx.replication import replicate_once  # what a listing does without
 

@@ -1,5 +1,6 @@
 """A live SQLite database to its replica."""
 
+from ltx.replication.client import Replication, replicate
 from ltx.replication.once import Published, replicate_once
 
-__all__ = ["Published", "replicate_once"]
+__all__ = ["Published", "Replication", "replicate", "replicate_once"]

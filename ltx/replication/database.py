@@ -4,12 +4,11 @@ States move in one order: found, durable on this machine, on the replicas. After
 whole database is compared with the table of what the line of transactions has, and the difference is the next one.
 """
 
-import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, meta_folder, table_path_of
 from ltx.replication.capture import Capture, Captured
 from ltx.replication.checkpoint import Checkpointer, Limits
+from ltx.replication.guard import take_guard
 from ltx.replication.line import Line
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource
@@ -63,12 +63,11 @@ class Status:
         txid: The last transaction captured.
         wal_frames: Frames in the WAL.
         wal_frames_done: How many of them are in the database file.
-        pending_size: Bytes that wait for upload.
-        replicas: For each replica its URL, last transaction, and last error.
+        replicas: For each replica its URL, its last transaction, what it lags behind, and its last error.
         error: The last error in reading the database.
         checkpoints: How many checkpoints got through.
         longest_barrier_s: For how long writers were kept out at most.
-        snapshots: How often the whole database was compared.
+        compared: How often the whole database was compared.
     """
 
     path: str
@@ -77,12 +76,11 @@ class Status:
     txid: int
     wal_frames: int
     wal_frames_done: int
-    pending_size: int
-    replicas: Sequence[dict[str, object]]
+    replicas: Sequence[Mapping[str, object]]
     error: str | None
     checkpoints: int
     longest_barrier_s: float
-    snapshots: int
+    compared: int
 
 
 class Database:
@@ -151,30 +149,11 @@ class Database:
             return
         if not self.path.is_file():
             raise DatabaseError(f"there is no database {self.path}")
-        self._take_guard()
+        self.folder.mkdir(exist_ok=True)
+        self._guard = self._guard or take_guard(self.folder, self.path)
         self.line.open()
         self._agree()
         self._opened = True
-
-    def _take_guard(self) -> None:
-        """See to it that no other process replicates the same database."""
-        if self._guard is not None:
-            return
-        self.folder.mkdir(exist_ok=True)
-        guard = open(self.folder / "lock", "a+b")  # noqa: SIM115 - held as long as we replicate
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            guard.seek(0)
-            other = guard.read(20).decode(errors="replace").strip()
-            guard.close()
-            raise DatabaseError(
-                f"process {other} replicates {self.path} already: stop one of them"
-            ) from error
-        guard.truncate(0)
-        guard.write(str(os.getpid()).encode())
-        guard.flush()
-        self._guard = guard
 
     def _agree(self) -> None:
         """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
@@ -352,22 +331,9 @@ class Database:
             txid=self.line.txid,
             wal_frames=frames,
             wal_frames_done=done,
-            pending_size=sum(
-                file.size
-                for file in self.line.pending(min((each.txid or 0 for each in self.uploaders), default=0))
-                or ()
-            ),
-            replicas=[
-                {
-                    "url": each.replica.url,
-                    "txid": each.txid,
-                    "error": str(each.error) if each.error else None,
-                    "stopped": each.stopped,
-                }
-                for each in self.uploaders
-            ],
+            replicas=[uploader.status for uploader in self.uploaders],
             error=str(self.error) if self.error else None,
             checkpoints=checkpointer.count if checkpointer else 0,
             longest_barrier_s=checkpointer.longest_barrier_s if checkpointer else 0.0,
-            snapshots=self.compared,
+            compared=self.compared,
         )

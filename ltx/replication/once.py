@@ -20,6 +20,7 @@ from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, meta_folder, published_txid, table_path_of
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
+from ltx.replication.guard import check_guard
 from ltx.replication.source import MovedError, pinned
 from ltx.replication.table import PageTable, TableWriter, open_table, sweep
 
@@ -68,7 +69,8 @@ def replicate_once(
         What was published; None where nothing changed.
 
     Raises:
-        DatabaseError: The database is missing, empty, locked for long, or no database.
+        DatabaseError: The database is missing, empty, locked for long, no database, or replicated by another
+            process right now.
         ConflictError: Somebody else published the same TXID at the same time.
         BackendError: The storage failed; a further run begins where this one did.
     """
@@ -77,6 +79,7 @@ def replicate_once(
         raise DatabaseError(f"there is no database {path}")
     table_path = table_path_of(path, replica.url)
     with _state_folder(table_path.parent):
+        check_guard(table_path.parent, path)
         sweep(table_path)
         files = replica.files()
         newest = max((file.max_txid for file in files), default=0)

@@ -73,6 +73,21 @@ class Uploader:
         current = self.txid is not None and self.txid >= self._line.txid
         return current and self.error is None and not self.needs_snapshot
 
+    @property
+    def status(self) -> Mapping[str, object]:
+        """What `ltx status` says of it; the lag is that of files captured here and not there."""
+        waiting = self._line.pending(self.txid or 0) or ()
+        since_ms = min((file.timestamp_ms for file in waiting), default=0)
+        return {
+            "url": self.replica.url,
+            "txid": self.txid,
+            "lag_size": sum(file.size for file in waiting),
+            "lag_s": max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0,
+            "needs_snapshot": self.needs_snapshot,
+            "stopped": self.stopped,
+            "error": str(self.error) if self.error else None,
+        }
+
     def look(self) -> tuple[list[LTXFile], TXID, int | None]:
         """List the replica: its files, its newest transaction, and the checksum of the file that ends with it."""
         files = list(self.replica.files())

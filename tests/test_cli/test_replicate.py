@@ -36,14 +36,6 @@ def test_a_hole_is_closed_by_a_snapshot(cli: LTX, replica: Replicated) -> None:
     assert Path("out.db").read_bytes() == replica.states[2]
 
 
-def test_without_once_it_says_what_is_missing_here(cli: LTX, database: Path) -> None:
-    found = cli("replicate", "app.db", "replica")
-    assert found.code == 2
-    assert found.out == ""
-    assert found.err == "ltx: continuous replication is not here yet; add --once, and run it from a timer\n"
-    assert not Path("replica").exists()
-
-
 def test_a_url_where_the_database_belongs_is_wrong_usage(cli: LTX, database: Path) -> None:
     found = cli("replicate", "--once", "file:///replica", "app.db")
     assert found.code == 2
