@@ -17,7 +17,9 @@ from backends.errors import ConfigError
 
 __all__ = ["CONNECT_TIMEOUT_S", "READ_TIMEOUT_S", "AzurePlace", "open_filesystem"]
 
-logging.getLogger("azure").addHandler(logging.NullHandler())  # else it prints a page where nobody set logging up
+logging.getLogger("azure").addHandler(
+    logging.NullHandler()
+)  # else it prints a page where nobody set logging up
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30

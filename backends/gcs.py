@@ -104,6 +104,8 @@ class GCSBackend(Backend):
             raise ConfigError(f"{parts.scheme}:// takes {', '.join(_OPTIONS)}, not {', '.join(unknown)}")
         if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc:
             raise ConfigError(f"the URL names no bucket: write {parts.scheme}://bucket/path")
+        if given.get("requester_pays") in ("true", "false"):  # other words name a project
+            given["requester_pays"] = given["requester_pays"] == "true"
         endpoint = str(given.pop("endpoint", ""))
         if endpoint and not endpoint.startswith(("http://", "https://")):
             raise ConfigError(f"an endpoint begins with http:// or https://, unlike {endpoint}")

@@ -182,7 +182,9 @@ class GCSRequests:
             use_listings_cache=False,
             skip_instance_cache=True,
         )
-        self._proxy = _proxy_for(filesystem._location)  # once: aiohttp would ask the environment for every request
+        self._proxy = _proxy_for(
+            filesystem._location
+        )  # once: aiohttp would ask the environment for every request
         return filesystem
 
     async def _session(self, filesystem: GCSFileSystem) -> aiohttp.ClientSession:

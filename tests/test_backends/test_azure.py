@@ -187,6 +187,7 @@ def test_refused_logins(server: AzureServer, monkeypatch: pytest.MonkeyPatch) ->
         ({"sas_token": reading.replace("sig=", "sig=wrong")}, "a SAS token was tried"),
         ({"sas_token": reading}, "a SAS token was tried"),
         ({"anon": True}, "no login was tried"),
+        ({"anon": "true"}, "no login was tried"),
     ]
     for options, said in tries:
         with (

@@ -92,6 +92,16 @@ def test_wrong_urls(url: str, said: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+def test_who_pays(endpoint: str) -> None:
+    for said, asked in (("true", "p"), ("payer", "payer"), ("false", "")):
+        with faulty_proxy(int(endpoint.rpartition(":")[2])) as proxy:
+            where = f"endpoint=http://127.0.0.1:{proxy.port}&project=p&requester_pays={said}"
+            with open_backend(f"gs://{BUCKET}/x?{where}") as backend:
+                list(backend.list())
+            assert (f"userProject={asked}" in proxy.seen[-1][1]) == bool(asked)
+            assert ("userProject" in proxy.seen[-1][1]) == bool(asked)
+
+
 def test_missing_bucket(endpoint: str) -> None:
     """A bucket that is not there is no missing key: the URL is wrong."""
     calls: list[Callable[[Backend], object]] = [
