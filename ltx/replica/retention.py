@@ -225,7 +225,9 @@ class _Run:
         self.faults.clear()
         if self.verified:
             self.verified.forget_all_but(files)
-        doomed = {deleted.file: deleted for deleted in (*self._below_base(files), *self._merged(files))}
+        doomed = {deleted.file: deleted for deleted in self._below_base(files)}
+        rest = [file for file in files if file not in doomed]
+        doomed |= {deleted.file: deleted for deleted in self._merged(rest)}
         kept = [file for file in files if file not in doomed]
         before, after = reach_of(files), reach_of(kept)
         if before.txids[-1:] != after.txids[-1:] or before.gap != after.gap:

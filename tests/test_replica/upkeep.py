@@ -14,7 +14,18 @@ from ltx.format import to_timestamp_ms
 from ltx.replica.plan import reach_of
 from tests.test_replica.histories import BEGIN, History, store
 
-__all__ = ["SECOND", "Killed", "Stepping", "at", "checked", "copy_of", "merged", "put_timed", "states", "txids"]
+__all__ = [
+    "SECOND",
+    "Killed",
+    "Stepping",
+    "at",
+    "checked",
+    "copy_of",
+    "merged",
+    "put_timed",
+    "states",
+    "txids",
+]
 
 SECOND = timedelta(seconds=1)
 
