@@ -119,6 +119,8 @@ class RetryingBackend(Backend):
         except AlreadyExistsError:
             if not unanswered or not self._holds(key, data):
                 raise
+        finally:
+            self.capabilities = self.backend.capabilities  # a server may show at its first write what it can
 
     def head(self, key: str) -> ObjectInfo:
         """Look an object up without reading it."""
@@ -135,7 +137,10 @@ class RetryingBackend(Backend):
 
     def mark(self, key: str) -> None:
         """Take a name: asked once, since a marker whose answer was lost cannot be told from another's."""
-        self.backend.mark(key)
+        try:
+            self.backend.mark(key)
+        finally:
+            self.capabilities = self.backend.capabilities
 
     def unmark(self, key: str) -> None:
         """Give a marker's name free."""

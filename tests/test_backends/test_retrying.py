@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Self
 
@@ -276,3 +277,18 @@ class TestWrapping:
         assert calls == 1
         with pytest.raises(UnsupportedError):
             backend.unmark("m")
+
+
+class Learning(MemoryBackend):
+    """Finds out at its first write that it cannot create exclusively."""
+
+    def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
+        self.capabilities = replace(self.capabilities, put_if_absent=False)
+        super().put(key, data, if_absent=if_absent, timestamp_ms=timestamp_ms)
+
+
+def test_what_a_storage_shows_at_its_first_write_is_passed_on() -> None:
+    backend = RetryingBackend(Learning("learning"))
+    assert backend.capabilities.put_if_absent
+    backend.put("k", b"x")
+    assert not backend.capabilities.put_if_absent
