@@ -18,6 +18,8 @@ ENTRY_POINT_GROUP = "ltx.backends"
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?=://|::)")
 _CHAIN = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+::|::[a-zA-Z][a-zA-Z0-9+.-]+(?:://|::)")
 _FSSPEC = "backends.fsspec:FsspecBackend"
+_FAULTY = "faulty+"
+"""Before any other scheme: that backend, some of whose calls fail, for tests (`backends.faulty`)."""
 
 
 class _Entry(NamedTuple):
@@ -70,7 +72,8 @@ def register(scheme: str, target: str, *, extra: str = "") -> None:
 def open_backend(url: str, **options: object) -> Backend:
     """Open the backend that a URL names; a plain path is a local folder. Nothing is sent yet.
 
-    A scheme that is not registered goes to fsspec where fsspec knows it, chained URLs included.
+    A scheme that is not registered goes to fsspec where fsspec knows it, chained URLs included. `faulty+` before a
+    scheme opens its backend with faults.
 
     Args:
         url: Such as `s3://bucket/app?region=eu-west-1`, `file:///backups/app` or `backups/app`.
@@ -101,6 +104,8 @@ def open_backend(url: str, **options: object) -> Backend:
 
 
 def _entry(scheme: str, *, chained: bool) -> _Entry:
+    if scheme.startswith(_FAULTY):
+        return _Entry("backends.faulty:FaultyBackend")
     if chained:
         return _Entry(_FSSPEC)
     if scheme in _entries:

@@ -8,8 +8,8 @@ __all__ = ["Secrets"]
 
 _HARMLESS = frozenset({
     "acl", "addressing_style", "anon", "at", "bucket", "default_region", "endpoint", "endpoint_url", "forcepathstyle",
-    "force_path_style", "host", "hostname", "port", "profile", "project", "protocol", "region", "region_name",
-    "requester_pays", "timeout", "txid", "use_ssl", "verify",
+    "force_path_style", "host", "hostname", "kinds", "port", "profile", "project", "protocol", "rate", "region",
+    "region_name", "requester_pays", "seed", "slow", "timeout", "txid", "use_ssl", "verify",
 })  # fmt: skip
 """Parameters whose values an error may show. Any other one may be a secret, under whatever name."""
 
