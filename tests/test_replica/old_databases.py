@@ -7,7 +7,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-__all__ = ["kill_a_writer", "old_database", "rows"]
+__all__ = ["die_writing", "kill_a_writer", "old_database", "rows"]
 
 _WRITE_AND_DIE = """
 import os, signal, sqlite3, sys
@@ -37,11 +37,16 @@ def old_database(path: Path, journal_mode: str) -> Path:
 def kill_a_writer(path: Path, journal_mode: str) -> Path:
     """Make a database whose last user was killed: with a row in its WAL only, or with a hot journal."""
     old_database(path, journal_mode)
-    subprocess.run([sys.executable, "-c", _WRITE_AND_DIE, path, journal_mode], check=False)
+    die_writing(path, journal_mode)
     log = Path(f"{path}-{'wal' if journal_mode == 'wal' else 'journal'}")
     assert log.stat().st_size > 0
     assert os.path.lexists(path)
     return path
+
+
+def die_writing(path: Path, journal_mode: str) -> None:
+    """Let another process write to a database and be killed: in WAL mode committed, else in the middle."""
+    subprocess.run([sys.executable, "-c", _WRITE_AND_DIE, path, journal_mode], check=False)
 
 
 def rows(path: Path) -> list[str]:

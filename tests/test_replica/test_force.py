@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+import ltx
 from backends.memory import MemoryBackend
 from ltx import CorruptError, DatabaseError, LTXError, NoSnapshotError, NotReachableError, Replica
 from tests.test_replica.histories import History
-from tests.test_replica.old_databases import kill_a_writer, old_database, rows
+from tests.test_replica.old_databases import die_writing, kill_a_writer, old_database, rows
 
 HISTORY = History.random(6, seed=3)
 
@@ -199,6 +200,25 @@ def test_nobody_can_begin_to_use_the_old_database_until_it_is_replaced(
     assert len(answers) == 1
     assert "locked" in answers[0]
     assert path.read_bytes() == HISTORY.state(6)
+
+
+def test_a_log_that_the_new_database_gets_at_once_is_not_taken_for_the_old_one_s(
+    replica: Replica, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next user may come between the rename and the release of the old database."""
+    ltx.replicate_once(old_database(tmp_path / "source.db", "wal"), replica)
+    (tmp_path / "place").mkdir()
+    path = kill_a_writer(tmp_path / "place" / "app.db", "wal")
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        real(source, target)
+        die_writing(path, "wal")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", replace)
+        replica.restore(path, force=True)
+    assert rows(path) == ["old", "only in the log"]
 
 
 @pytest.mark.parametrize(
