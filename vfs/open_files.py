@@ -16,13 +16,13 @@ from vfs.cache import PageCache, PageKey
 from vfs.view import OpenFile
 from vfs.waiting import ForkedLock
 
-__all__ = ["FileOpener"]
+__all__ = ["TAIL_SIZE", "WHOLE_SIZE", "FileOpener"]
 
-_TAIL_SIZE = 64 << 10
+TAIL_SIZE = 64 << 10
 """Read from the end of every file at first: about 7,000 index entries."""
 
-_WHOLE_SIZE = 1 << 20
-"""An increment up to this size is read whole, and so verified; a snapshot up to the size of a tail."""
+WHOLE_SIZE = 512 << 10
+"""A file up to this size is read whole, and so verified: one request in place of two and one for each page."""
 
 _KEPT_SIZE = 8 << 20
 """Bytes of pages of one file that are kept when it is read whole."""
@@ -93,7 +93,7 @@ class FileOpener:
         long: dict[LTXFile, Piece] = {}
         for file, (head, tail) in zip(files, ends, strict=True):
             with _named(file):
-                if len(tail) < (min(file.size, _TAIL_SIZE) if head else file.size):
+                if len(tail) < (min(file.size, TAIL_SIZE) if head else file.size):
                     raise TruncatedError("it is shorter than its listing says", offset=file.size)
                 start, end = index_range(tail, file.size)
             if start < file.size - len(tail):
@@ -148,13 +148,13 @@ def _named(file: LTXFile) -> Iterator[None]:
 
 
 def _is_read_whole(file: LTXFile) -> bool:
-    return file.size <= (_TAIL_SIZE if file.min_txid == 1 else _WHOLE_SIZE)
+    return file.size <= WHOLE_SIZE
 
 
 def _first_pieces(file: LTXFile) -> list[tuple[str, int, int]]:
     if _is_read_whole(file):
         return [(file.key, 0, file.size)]
-    return [(file.key, 0, HEADER_SIZE), (file.key, max(0, file.size - _TAIL_SIZE), file.size)]
+    return [(file.key, 0, HEADER_SIZE), (file.key, max(0, file.size - TAIL_SIZE), file.size)]
 
 
 def _identity(file: LTXFile) -> _Identity:

@@ -1,7 +1,9 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
 import time
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -19,11 +21,12 @@ from ltx import (
 )
 from ltx.format import format_txid
 from ltx.format.frame import FRAME_HEAD, decode_frame
+from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache
-from vfs.open_files import FileOpener
+from vfs.open_files import TAIL_SIZE, FileOpener
 from vfs.view import Doubt, OpenFile, Run, View, build_view, extend_view
 from vfs.waiting import ForkedLock, Interrupted, Waiter
 
@@ -199,12 +202,35 @@ class Source:
 
     def _at(self, time: str | datetime | None, txid: int | str | None) -> View:
         files = self.replica.files()
-        plan = self.replica.plan(time, txid, files=files)
+        if time is None or txid is not None:
+            plan = self.replica.plan(time, txid, files=files)
+        else:
+            plan = self._plan_at(parse_time(time), files)
         known = self._views.get(plan.txid)
         if known is not None and self._is_anew(known, files):
             self._forget()
             known = None
         return known or self._open(files, plan.txid)
+
+    def _plan_at(self, at: datetime, files: Sequence[LTXFile]) -> Plan:
+        """Plan to a time, and see that the small files that say so, of the last TXID and the next, are whole."""
+        for _ in range(_PLANS):
+            plan = self.replica.plan(at, files=files)
+            reach = reach_of(files).txids
+            deciding = reach[bisect_left(reach, plan.txid) :][:2]
+            try:
+                self._files.open(
+                    [file for file in files if file.max_txid in deciding and file.size <= TAIL_SIZE]
+                )
+            except FileError as error:
+                files = [file for file in files if file != error.file]
+                if reach_of(files).txids != reach:
+                    raise error.public() from error
+            except NotFoundError:
+                files = self.replica.files()
+            else:
+                return plan
+        raise self._too_fast()
 
     def _plan_again(self, view: View, without: Collection[LTXFile]) -> View:
         listed = self.replica.files()
@@ -253,20 +279,22 @@ class Source:
             except NotFoundError as error:
                 avoided.add(error.key or "")
                 files = [file for file in self.replica.files() if file.key not in avoided]
-        raise UnavailableError(
+        raise self._too_fast()
+
+    def _too_fast(self) -> UnavailableError:
+        return UnavailableError(
             f"files of {self.replica.url} vanish faster than they can be opened: try again"
         )
 
     def _time_of(self, plan: Plan, opened: Sequence[OpenFile], files: Sequence[LTXFile]) -> datetime:
-        """Return the smallest time in the files that end with a plan; those that cannot be read have no say."""
+        """Return when the last transaction was committed, which a merged file says and a snapshot does not."""
         time = opened[-1].header.timestamp
-        others = [file for file in files if file.max_txid == plan.txid and file != plan.files[-1]]
-        if not any(file.is_usable for file in others):
-            return time
-        try:
-            return min(time, *self.replica.times([plan.txid], others))
-        except (NotFoundError, CorruptError, UnsupportedVersionError):
-            return time
+        if opened[-1].header.is_snapshot:
+            for file in files:
+                if file.max_txid == plan.txid and file.min_txid > 1:
+                    with suppress(FileError, NotFoundError):  # then others may know
+                        return min(time, self._files.open([file])[0].header.timestamp)
+        return time
 
     def _keep(self, view: View) -> View:
         self._views[view.txid] = view

@@ -136,6 +136,8 @@ def _do(future: Future[_T], work: Callable[[], _T]) -> None:
         future.set_result(work())
     except BaseException as error:  # noqa: BLE001 - whoever waits raises it
         future.set_exception(error)
+    finally:
+        del future, work  # the error's traceback holds this frame: with them in it, a circle
 
 
 def _renew() -> None:
