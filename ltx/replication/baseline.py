@@ -12,9 +12,17 @@ from ltx.replica.apply import FileError, decoded, pages_between
 from ltx.replica.files import LTXFile
 from ltx.replica.plan import make_plan
 from ltx.replica.replica import Replica
-from ltx.replication.table import TableWriter, open_table, page_hash
+from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
 
-__all__ = ["checksum_at", "ensure_table", "hash_pages", "meta_folder", "published_txid", "table_path_of"]
+__all__ = [
+    "checksum_at",
+    "ensure_table",
+    "hash_pages",
+    "meta_folder",
+    "published_txid",
+    "says_the_same",
+    "table_path_of",
+]
 
 
 def meta_folder(database: str | os.PathLike[str]) -> Path:
@@ -42,7 +50,8 @@ def published_txid(table_path: Path) -> int:
 def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
     """See to it that the table says what the replica has; False where nothing can be compared with.
 
-    It is trusted only if it names the replica's newest TXID and the checksum of the file that ends with it.
+    It is trusted only if it names the replica's newest TXID and the checksum of the file that ends with it, or all
+    the pages of that file where it was merged since.
     """
     try:
         plan = make_plan(files, newest)
@@ -51,12 +60,35 @@ def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], n
     file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
     checksum = checksum_at(replica, file.key)
     with open_table(table_path) as table:
-        if table and table.txid == newest and table.file_checksum == checksum:
+        if (
+            table
+            and table.txid == newest
+            and (table.file_checksum == checksum or says_the_same(replica, file, table))
+        ):
             return True
     try:
         replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
     except (CorruptError, UnsupportedVersionError, NotFoundError):
         return False  # a file of the chain cannot be read: as good as a hole
+    return True
+
+
+def says_the_same(replica: Replica, file: LTXFile, table: PageTable) -> bool:
+    """Whether a merged file, whose checksum nobody could know before, ends with what a table says.
+
+    Files of level 0 are pruned once they are merged; what is left has other bytes and the same pages.
+    """
+    if file.level == 0:
+        return False
+    try:
+        for _, decoder in decoded(replica.backend, [file]):
+            if (decoder.header.commit, decoder.header.page_size) != (table.commit, table.page_size):
+                return False
+            for pgno, page in decoder:
+                if table.hash_of(pgno) != page_hash(page):
+                    return False
+    except (CorruptError, FileError):
+        return False
     return True
 
 

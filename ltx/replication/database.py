@@ -170,17 +170,19 @@ class Database:
             raise problem
         if not found:
             return
-        uploader, files, newest, checksum = max(found, key=lambda each: each[2])
-        ours = self.line.checksum_of(newest) if newest else None
-        if newest > self.line.txid or (newest and ours is not None and ours != checksum):
+        self.line.roll()
+        uploader, files, file, checksum = max(found, key=lambda each: each[2].max_txid if each[2] else 0)
+        newest = file.max_txid if file else 0
+        if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
             behind = max(newest, self.line.txid)
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
             log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
-        for each, _, txid, its in found:
+        for each, _, its, its_checksum in found:
+            each.txid = None
             try:
-                each.attach(txid, its)
+                each.attach(its, its_checksum)
             except Exception as error:  # noqa: BLE001 - its status says it
                 each.error = error
 

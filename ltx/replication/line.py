@@ -15,8 +15,10 @@ from pathlib import Path
 
 from ltx.errors import LTXError
 from ltx.format import NO_CHECKSUM, TXID, Decoder, Encoder, Header, file_name, parse_file_name
+from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
-from ltx.replication.baseline import hash_pages
+from ltx.replica.replica import Replica
+from ltx.replication.baseline import hash_pages, says_the_same
 from ltx.replication.capture import Captured
 from ltx.replication.difference import WAL_OFFSET, stage_difference
 from ltx.replication.source import PinnedDatabase
@@ -254,6 +256,26 @@ class Line:
             return self.checksum
         with self._lock:
             return next((file.checksum for file in self._files if file.max_txid == txid), None)
+
+    def matches(self, replica: Replica, file: LTXFile, checksum: int) -> bool | None:
+        """Whether a replica's newest file ends a transaction of this line; None where nothing here tells.
+
+        Args:
+            replica: The replica.
+            file: The file of the lowest level that ends with its newest transaction.
+            checksum: What it ends with.
+        """
+        ours = self.checksum_of(file.max_txid)
+        if ours == checksum:
+            return True
+        if file.level == 0:
+            return None if ours is None else False
+        if file.max_txid != self.txid:
+            return None
+        with open_table(self.table_path) as table:
+            if table is None or table.txid != self.txid:
+                return None
+            return says_the_same(replica, file, table)
 
     def pending(self, after: int) -> Sequence[StagedFile] | None:
         """Return the files that a replica lacks, in the order in which they are to go; None where some are gone.

@@ -88,26 +88,29 @@ class Uploader:
             "error": str(self.error) if self.error else None,
         }
 
-    def look(self) -> tuple[list[LTXFile], TXID, int | None]:
-        """List the replica: its files, its newest transaction, and the checksum of the file that ends with it."""
+    def look(self) -> tuple[list[LTXFile], LTXFile | None, int]:
+        """List the replica: its files, the one of the lowest level that ends with its newest TXID, its checksum."""
         files = list(self.replica.files())
-        newest = TXID(max((file.max_txid for file in files), default=0))
-        if not newest:
-            return files, newest, None
+        if not files:
+            return files, None, 0
+        newest = max(file.max_txid for file in files)
         file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
-        return files, newest, checksum_at(self.replica, file.key)
+        return files, file, checksum_at(self.replica, file.key)
 
-    def attach(self, newest: TXID, checksum: int | None) -> None:
+    def attach(self, newest: LTXFile | None, checksum: int) -> None:
         """Find where to go on, from what `look` found.
 
         Raises:
             ConflictError: The replica holds transactions that are not ours.
         """
-        ours = self._line.checksum_of(newest) if newest else None
-        if newest > self._line.txid or (ours is not None and ours != checksum):
-            raise self._conflict(f"its TXID {format_txid(newest)} is not ours")
-        self.needs_snapshot = (bool(newest) and ours is None) or self._line.pending(newest) is None
-        self.txid = newest
+        txid = newest.max_txid if newest else TXID(0)
+        known: bool | None = True
+        if newest and txid != self.txid:  # else we put it there, or found it to be ours before
+            known = self._line.matches(self.replica, newest, checksum)
+        if txid > self._line.txid or known is False:
+            raise self._conflict(f"its TXID {format_txid(txid)} is not ours")
+        self.needs_snapshot = known is None or self._line.pending(txid) is None
+        self.txid = txid
 
     def push(self) -> bool:
         """Upload what the replica lacks.
@@ -133,8 +136,7 @@ class Uploader:
     def _push(self) -> None:
         if self.txid is None or self.error is not None:
             # What happened there since the last success is not known: a put whose answer was lost may have landed.
-            _, newest, checksum = self.look()
-            self.attach(newest, checksum)
+            self.attach(*self.look()[1:])
         assert self.txid is not None
         if self.needs_snapshot:
             staged = self._line.snapshot

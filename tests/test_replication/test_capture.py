@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import apsw
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ltx.replication import capture as capture_module
 from ltx.replication.capture import Capture
@@ -82,6 +84,26 @@ def test_pages_that_no_frame_holds_are_there(copy: Copy) -> None:
             copy.check()
         grow_look_shrink_and_grow(db, copy.look)
         copy.check()
+
+
+def test_a_page_by_which_the_database_grew_is_never_missing(
+    copy: Copy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite writes them all today; where a frame is not among the new ones, the page is read."""
+    newest = capture_module._newest
+    dropped = []
+
+    def without_some(pgnos: NDArray[np.uint32], size: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+        found, places = newest(pgnos, size)
+        kept = (found < 80) | (found % 3 > 0)
+        dropped.extend(found[~kept].tolist())
+        return found[kept], places[kept]
+
+    monkeypatch.setattr(capture_module, "_newest", without_some)
+    with connected(copy.path) as db:
+        fill(db, 90)
+        copy.check()
+    assert len(dropped) > 5
 
 
 def test_the_wal_begins_anew_many_times(copy: Copy) -> None:

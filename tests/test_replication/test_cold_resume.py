@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from ltx import Replica
+from ltx.replica.compaction import compact
 from ltx.replication.database import Database, Settings
 from tests.support.databases import connected, fill, image, make
 
@@ -170,6 +171,12 @@ def everything_lost_but_the_database(place: Place, db: apsw.Connection) -> None:
     shutil.rmtree(place.url)
 
 
+def merged_and_pruned(place: Place, db: apsw.Connection) -> None:
+    with Replica.open(place.url) as replica:
+        compact(replica, 1)
+    shutil.rmtree(f"{place.url}/ltx/0")
+
+
 HAPPENINGS = [
     nothing,
     *map(checkpoint, ("PASSIVE", "FULL", "RESTART", "TRUNCATE")),
@@ -186,6 +193,7 @@ HAPPENINGS = [
     table_damaged,
     remote_level_0_deleted,
     newest_remote_file_deleted,
+    merged_and_pruned,
     everything_lost_but_the_database,
 ]
 
