@@ -12,8 +12,8 @@ import pytest
 from backends.local import LocalBackend
 from ltx import DatabaseError, Published, Replica, replicate_once
 from tests.support.databases import connected, fill, image, make, scalar, sealed
-from tests.support.ltxfiles import ALL_PAGE_SIZES
-from tests.support.replicas import Case
+from tests.support.ltxfiles import ALL_PAGE_SIZES, FileSpec
+from tests.support.replicas import Case, pages_in
 
 Change = Callable[[apsw.Connection], object]
 
@@ -234,6 +234,41 @@ def test_progress_goes_from_the_first_page_to_the_last(case: Case) -> None:
     assert len(seen) > 1
     assert seen == sorted(seen)
     assert seen[-1] == (pages, pages)
+
+
+def test_a_wal_that_begins_anew_meanwhile_is_read_from_its_new_beginning(tmp_path: Path) -> None:
+    case = Case(tmp_path)
+    make(case.database, page_size=512, rows=5000)
+    with connected(case.database) as db:
+        fill(db, 5)
+        db.execute(
+            "PRAGMA wal_checkpoint(PASSIVE)"
+        ).fetchall()  # all of it: the next commit begins the WAL anew
+        began: list[int] = []
+
+        def progress(done: int, _: int) -> None:
+            if not began:
+                fill(db, 5)
+            began.append(done)
+
+        done = replicate_once(case.database, case.replica(), progress=progress)
+        assert done
+        assert began != sorted(began)  # a second pass
+        assert case.restored() == image(case.database)
+        assert len(case.keys()) == 1
+
+
+def test_a_shrink_alone_is_a_change_without_pages(case: Case) -> None:
+    """Page 1 would tell of it; a replica that somebody else wrote need not agree with it."""
+    case.run()
+    longer = FileSpec(pages=pages_in(case.known + bytes(3 * 4096), 4096), page_size=4096, max_txid=2)
+    (case.root / "ltx" / "9").mkdir()
+    (case.root / "ltx" / "9" / f"{1:016x}-{2:016x}.ltx").write_bytes(longer.encode())
+    case.known = case.restored()
+    done = case.run()
+    assert done
+    assert (done.level, done.txid, done.page_count) == (0, 3, 0)
+    assert len(case.known) == len(case.restored(2)) - 3 * 4096
 
 
 def test_a_relative_path_and_a_link_name_the_same_database(

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import apsw
 import pytest
 
 from ltx.errors import DatabaseError
-from ltx.replication import source
+from ltx.replication import source, wal
 from ltx.replication.source import MovedError, pinned
 from tests.support.databases import connected, fill, image, make, scalar, side_files
 from tests.support.ltxfiles import ALL_PAGE_SIZES
@@ -212,6 +213,26 @@ def test_a_wal_that_begins_anew_under_the_pin_is_noticed(tmp_path: Path) -> None
         assert taken(path) == image(path)
 
 
+def test_a_wal_that_begins_anew_while_it_is_scanned_is_scanned_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path / "a.db", page_size=512, rows=300)
+    with connected(path) as db:
+        fill(db, 3)
+        db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        scan, scans = wal.committed_frames, []
+
+        def scan_slowly(*args: Any, **options: Any) -> wal.CommittedFrames:
+            scans.append(scan(*args, **options))
+            if len(scans) == 1:
+                fill(db, 3)
+            return scans[-1]
+
+        monkeypatch.setattr(wal, "committed_frames", scan_slowly)
+        assert taken(path) == image(path)
+        assert len(scans) == 2
+
+
 def test_a_database_that_is_replaced_under_the_pin_is_noticed(tmp_path: Path) -> None:
     path, other = make(tmp_path / "a.db", rows=300), make(tmp_path / "b.db", rows=300)
     with pytest.raises(DatabaseError, match="replaced"), pinned(path) as held:  # noqa: PT012
@@ -220,8 +241,8 @@ def test_a_database_that_is_replaced_under_the_pin_is_noticed(tmp_path: Path) ->
 
 
 def test_writers_wait_only_in_rollback_journal_mode(tmp_path: Path) -> None:
-    wal, rollback = make(tmp_path / "a.db"), make(tmp_path / "b.db", mode="delete")
-    with pinned(wal), connected(wal, busy_ms=0) as db:
+    in_wal, rollback = make(tmp_path / "a.db"), make(tmp_path / "b.db", mode="delete")
+    with pinned(in_wal), connected(in_wal, busy_ms=0) as db:
         fill(db, 1)
     with pinned(rollback), connected(rollback, busy_ms=0) as db, pytest.raises(apsw.BusyError):
         fill(db, 1)

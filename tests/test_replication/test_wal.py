@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ltx.replication import wal
-from ltx.replication.wal import WALHeader, committed_frames
+from ltx.replication.wal import WALHeader, committed_frames, valid_frames
 from tests.support.databases import connected, fill, image, make, scalar
 from tests.support.ltxfiles import ALL_PAGE_SIZES
 from tests.support.strategies import fewer
@@ -182,6 +182,40 @@ def test_a_long_wal_is_read_in_pieces_of_4_mib() -> None:
     assert header
     assert committed_frames(read, header).end == len(data)
     assert read.most <= 4 << 20
+
+
+def test_a_limit_hides_what_lies_beyond_it() -> None:
+    """Frames that were written after a pin began are there, and do not count."""
+    data = SPEC.encode()
+    header = WALHeader.unpack(data)
+    assert header
+    for limit in range(len(data) + SIZE):
+        frames = committed_frames(reader(data, padded=False), header, limit=limit)
+        whole = data[: max(32, min(limit, len(data)))]
+        assert (frames.commit, frames.end) == (committed(whole) or ())[::2], limit
+
+
+def test_reading_goes_on_at_any_commit_with_the_checksum_that_was_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noise = pages(5, 3)
+    frames = [Frame(1 + place % 4, noise[place % 3], 4 if place % 4 == 1 else 0) for place in range(18)]
+    data = replace(SPEC, frames=frames, magic=BIG).encode()
+    header = WALHeader.unpack(data)
+    assert header
+    monkeypatch.setattr(wal, "_BATCH_SIZE", 3 * SIZE)
+    read = reader(data)
+    for limit in range(32 + 2 * SIZE, len(data) + 1, SIZE):
+        before = committed_frames(read, header, limit=limit)
+        assert before.checksum
+        heads, pieces = [], b""
+        for some, piece in valid_frames(read, header, before.end, before.checksum):
+            heads += some[:, 0].tolist()
+            pieces += piece[: len(some) * SIZE]
+        assert pieces == data[before.end :]
+        assert heads == [frame.pgno for frame in frames[(before.end - 32) // SIZE :]]
+        one, two = before.checksum
+        assert not list(valid_frames(read, header, before.end, (one ^ 1, two)))
 
 
 @st.composite
