@@ -219,6 +219,7 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     Raises:
         FileError: As `build_view`.
     """
+    _check_fits(view, opened)  # before anything is made as big as a header says
     commit = opened[-1].header.commit
     room = max(view.commit, *(each.header.commit for each in opened)) + 1
     file_of = np.full(room, _NOWHERE, np.uint32)
@@ -226,15 +227,10 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     file_of[: view.commit + 1] = view._file_of
     offset_of[: view.commit + 1] = view._offset_of
     size_of[: view.commit + 1] = view._size_of
-    before: OpenFile | None = None if view.commit == 0 else view.last
-    old_commit = view.commit
     for place, each in enumerate(opened, start=len(view.files)):
-        _check_fit(each, before, view.page_size, old_commit)
-        before = each
         pgnos = each.index.pgnos
         file_of[pgnos], offset_of[pgnos], size_of[pgnos] = place, each.index.offsets, each.index.sizes
-        old_commit = each.header.commit
-        file_of[old_commit + 1 :] = _NOWHERE
+        file_of[each.header.commit + 1 :] = _NOWHERE
     arrays = [array[: commit + 1].copy() for array in (file_of, offset_of, size_of)]
     for array in arrays:
         array.flags.writeable = False
@@ -245,6 +241,14 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     return View(
         txid, time, view.page_size, commit, files, places, offsets, sizes, last, doubtful, view.lineage
     )
+
+
+def _check_fits(view: View, opened: Sequence[OpenFile]) -> None:
+    before: OpenFile | None = view.last if view.commit else None
+    old_commit = view.commit
+    for each in opened:
+        _check_fit(each, before, view.page_size, old_commit)
+        before, old_commit = each, each.header.commit
 
 
 def _check_fit(each: OpenFile, before: OpenFile | None, page_size: int, old_commit: int) -> None:
