@@ -62,6 +62,10 @@ def replicate(
         Path | None,
         typer.Option(help="Where to answer 'ltx status'; by default where it looks.", show_default=False),
     ] = None,
+    upkeep: Annotated[
+        bool,
+        typer.Option(help="Merge files, make snapshots, and delete what is not needed for 24 hours back."),
+    ] = True,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines instead of text.")] = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
@@ -82,7 +86,7 @@ def replicate(
     if once:
         _replicate_once(database, urls[0], storage_option, stats=stats)
     else:
-        settings = _Following(command, sync_interval, socket, log_json)
+        settings = _Following(command, sync_interval, socket, log_json, upkeep)
         code = _follow(database, urls, storage_option, settings, stats=stats)
         if code:
             raise typer.Exit(code)
@@ -94,6 +98,7 @@ class _Following:
     sync_interval_s: float
     socket: Path | None
     log_json: bool
+    upkeep: bool
 
 
 def _restore_missing(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
@@ -114,6 +119,7 @@ def _follow(
 ) -> int:
     from ltx.replication.database import Database, Settings
     from ltx.replication.logs import log_to_stderr
+    from ltx.replication.maintenance import Upkeep
     from ltx.replication.run import run, uploading
 
     try:
@@ -125,7 +131,8 @@ def _follow(
         replicas = [
             uploading(opened.enter_context(opened_replica(url, storage_option, stats=stats))) for url in urls
         ]
-        followed = Database(database, replicas, Settings(sync_interval_s=settings.sync_interval_s))
+        how = Settings(sync_interval_s=settings.sync_interval_s, upkeep=Upkeep(enabled=settings.upkeep))
+        followed = Database(database, replicas, how)
         return run([followed], command=command, socket=settings.socket)
 
 

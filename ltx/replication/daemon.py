@@ -18,6 +18,7 @@ import apsw
 from backends import BackendError
 from ltx.errors import LTXError
 from ltx.replication.database import Database
+from ltx.replication.maintenance import Maintenance
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
 
@@ -55,6 +56,7 @@ class Daemon:
         self._threads: list[threading.Thread] = []
         self._syncs: dict[str, Task] = {}
         self._pushes: dict[int, Task] = {}
+        self._upkeep: list[Task] = []
         self._last: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
         self._rechecks: dict[str, int] = {}
@@ -68,12 +70,15 @@ class Daemon:
                     place, ThreadPoolExecutor(_UPLOADS, thread_name_prefix=f"upload {place}")
                 )
                 self._pushes[id(uploader)] = Task(partial(self._push, database, uploader), pool)
+                if database.settings.upkeep.enabled:
+                    upkeep = Maintenance(uploader, database.folder, database.settings.upkeep)
+                    self._upkeep.append(Task(partial(self._maintain, upkeep), pool))
             # The first look asks the replicas: one that does not answer keeps only its own service's threads.
             first = self._pushes[id(database.uploaders[0])].pool
             self._syncs[str(database.path)] = Task(partial(self._sync, database), first)
         for task in self._syncs.values():
             self._scheduler.add(task)
-        for task in self._pushes.values():
+        for task in (*self._pushes.values(), *self._upkeep):
             task.due = time.monotonic() + _SLOW_S  # a sync comes first
             self._scheduler.add(task)
         self._spawn(self._scheduler.run, "schedule")
@@ -222,6 +227,9 @@ class Daemon:
         if current:
             return 60.0
         return max(0.05, min(30.0, uploader.not_before - time.monotonic())) if uploader.error else 0.2
+
+    def _maintain(self, upkeep: Maintenance) -> float:
+        return 60.0 if self._stopping.is_set() else upkeep.run()
 
     def _flush(self, database: Database, until: float) -> bool:
         """Bring everything to the replicas, for as long as there is time; then let go of the database."""

@@ -24,6 +24,7 @@ from ltx.replication.capture import Capture, Captured
 from ltx.replication.checkpoint import Checkpointer, Limits
 from ltx.replication.guard import take_guard
 from ltx.replication.line import Line
+from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource
 from ltx.replication.source import MovedError, PinnedDatabase
@@ -45,11 +46,13 @@ class Settings:
             quiet time goes at once.
         keep_size: Bytes of files that wait here for a replica before it gets a snapshot instead.
         limits: When checkpoints are due.
+        upkeep: What the daemon does to keep the replicas small.
     """
 
     sync_interval_s: float = 1.0
     keep_size: int = 1 << 30
     limits: Limits = field(default_factory=Limits)
+    upkeep: Upkeep = field(default_factory=Upkeep)
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Uploader:
         needs_snapshot: Whether it lacks files that are not here any more.
         error: The last error; None since it works.
         late: Whether it did not answer when we began: then what it has may be ahead of us, and no conflict.
+        newest_ms: The time of the newest transaction that was uploaded; 0 for none yet.
         not_before: When, by the monotonic clock, the next try is worth it.
 
     Args:
@@ -49,6 +50,7 @@ class Uploader:
         self.needs_snapshot = self.late = False
         self.error: Exception | None = None
         self.not_before = 0.0
+        self.newest_ms = 0
         self._line, self._database = line, database
         self._pause_s = 0.0
         self._announced = False
@@ -158,6 +160,7 @@ class Uploader:
         try:
             with open(file.path, "rb") as opened:
                 create_object(self.replica, key, opened, file.checksum, file.timestamp_ms)
+            self.newest_ms = file.timestamp_ms
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
 

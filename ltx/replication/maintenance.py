@@ -1,0 +1,113 @@
+"""Keeping a replica small while it grows: levels merged, snapshots made, and what is not needed deleted, in time.
+
+A replica on which nothing is committed costs no request: each level is made only after something new was uploaded.
+"""
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from backends import BackendError
+from ltx.errors import LTXError
+from ltx.replica.compaction import LocalFiles, compact, snapshot
+from ltx.replica.layout import SNAPSHOT_LEVEL
+from ltx.replica.levels import LevelPolicy, due_levels, newest_times, next_due, window_start
+from ltx.replica.retention import RetentionPolicy, Verified, retain
+from ltx.replication.upload import Uploader
+
+__all__ = ["Maintenance", "Upkeep"]
+
+_LONGEST_S = 60.0
+log = logging.getLogger("ltx")
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """When levels are made, and what is kept.
+
+    Attributes:
+        levels: The intervals.
+        retention: What is kept.
+        check_s: Seconds from one look for files to delete to the next, while there may be some.
+        enabled: Whether anything of this is done; else `ltx compact` and `ltx retain` are for somebody else to run.
+    """
+
+    levels: LevelPolicy = field(default_factory=LevelPolicy)
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    check_s: float = 60.0
+    enabled: bool = True
+
+
+class Maintenance:
+    """The upkeep of one replica. One thread at a time.
+
+    Attributes:
+        error: The last error; None since it works.
+
+    Args:
+        uploader: The replica, and how far it is.
+        folder: Where the files of level 0 lie here, and temporary files may.
+        upkeep: What to do when.
+    """
+
+    def __init__(self, uploader: Uploader, folder: Path, upkeep: Upkeep) -> None:
+        self.error: Exception | None = None
+        self._uploader, self._folder, self._upkeep = uploader, folder, upkeep
+        self._last: dict[int, datetime] | None = None
+        self._made: dict[int, int] = {}
+        self._verified = Verified()
+        self._began_ms = time.time_ns() // 1_000_000
+        self._retain_until = self._next_retain = 0.0
+
+    def run(self) -> float:
+        """Do what is due; return in how many seconds to come again."""
+        uploader = self._uploader
+        if not uploader.txid or uploader.error is not None:
+            return _LONGEST_S / 4
+        now = datetime.now(UTC)
+        try:
+            self._merge(now, uploader.txid)
+            self._retain()
+        except (LTXError, BackendError, OSError) as error:
+            if str(error) != str(self.error):
+                log.error("upkeep failed", extra={"replica": uploader.replica.url, "error": str(error)})  # noqa: TRY400
+            self.error = error
+            return _LONGEST_S
+        self.error = None
+        due_s = (next_due(self._upkeep.levels, now) - now).total_seconds()
+        return min(_LONGEST_S, self._upkeep.check_s, max(0.05, due_s))
+
+    def _merge(self, now: datetime, txid: int) -> None:
+        replica, policy = self._uploader.replica, self._upkeep.levels
+        if self._last is None:
+            known: Mapping[int, datetime] = newest_times(replica, replica.files())
+            self._last = dict(known)
+        local = LocalFiles(self._folder / "ltx" / "0")
+        newest_ms = max(self._began_ms, self._uploader.newest_ms)
+        for level in due_levels(policy, self._last, now):
+            self._last[level] = now
+            if self._made.get(level) == txid:
+                continue
+            if level == SNAPSHOT_LEVEL:
+                snapshot(replica, folder=self._folder)
+                self._made[level] = txid
+            else:
+                start = window_start(now, policy.interval(level))
+                compact(
+                    replica, level, policy=policy, before=start, local=local, folder=self._folder, now=now
+                )
+                if newest_ms < start.timestamp() * 1000:  # else some of it is for the next time
+                    self._made[level] = txid
+            kept_for = self._upkeep.retention.level0 or timedelta(0)
+            self._retain_until = time.monotonic() + kept_for.total_seconds() + 3 * self._upkeep.check_s
+
+    def _retain(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_retain and now < self._retain_until:
+            found = retain(self._uploader.replica, self._upkeep.retention, verified=self._verified)
+            if found.deleted:
+                log.info("pruned", extra={"replica": self._uploader.replica.url, "files": len(found.deleted)})
+            self._next_retain = now + self._upkeep.check_s

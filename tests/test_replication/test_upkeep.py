@@ -1,0 +1,56 @@
+"""A replica that grows all the time stays small, and what is promised can be restored."""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from ltx import Replica
+from ltx.replica.levels import LevelPolicy
+from ltx.replica.retention import RetentionPolicy
+from ltx.replication.daemon import Daemon
+from ltx.replication.database import Database, Settings
+from ltx.replication.maintenance import Upkeep
+from tests.support.databases import image
+from tests.support.replicating import differing, restored
+from tests.support.writers import check_promise, prepare, writing
+
+SECONDS = 12
+UPKEEP = Upkeep(
+    LevelPolicy((timedelta(seconds=1), timedelta(seconds=3)), timedelta(seconds=5)),
+    RetentionPolicy(timedelta(seconds=6), timedelta(seconds=2), timedelta(0)),
+    check_s=0.5,
+)
+
+
+def test_levels_are_made_and_pruned_under_load(tmp_path: Path) -> None:
+    path, url = tmp_path / "a.db", str(tmp_path / "replica")
+    prepare(path, mode="wal", page_size=1024)
+    with Replica.open(url) as replica:
+        database = Database(path, [replica], Settings(sync_interval_s=0.02, upkeep=UPKEEP))
+        daemon = Daemon([database])
+        daemon.start()
+        with writing(path, processes=2, seed=time.time_ns() % 1_000_000):
+            end = time.monotonic() + SECONDS
+            counters = []
+            while time.monotonic() < end:
+                time.sleep(1)
+                if replica.files():
+                    restored(url, tmp_path / "out.db")
+                    counters.append(check_promise(tmp_path / "out.db"))
+        assert daemon.stop()
+        assert counters == sorted(counters)
+        files = replica.files()
+        levels = [file.level for file in files]
+        print({level: levels.count(level) for level in set(levels)}, database.status)
+        assert {0, 1, 2, 9} <= set(levels)
+        assert len(files) < database.line.txid
+        assert replica.verify().is_sound
+        assert database.compared == 1
+        assert not database.uploaders[0].error
+        before = dict(replica.backend.stats.requests)
+        idle = Database(path, [replica], Settings(upkeep=UPKEEP))
+        idle.sync()
+        assert idle.uploaders[0].push()
+        idle.close()
+        assert sum(replica.backend.stats.requests.values()) - sum(before.values()) <= 3
+    assert differing(restored(url, tmp_path / "out.db"), image(path), 1024) == []
