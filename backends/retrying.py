@@ -3,12 +3,12 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, Self, TypeVar
 
-from backends.base import Backend, Data, ObjectInfo, Stats, cut
+from backends.base import Backend, Data, ObjectInfo, Piece, Stats, cut
 from backends.errors import AlreadyExistsError, ConfigError, NotFoundError, UnavailableError
 
 __all__ = ["Retry", "RetryingBackend"]
@@ -145,6 +145,15 @@ class RetryingBackend(Backend):
     def unmark(self, key: str) -> None:
         """Give a marker's name free."""
         self.retry.run(lambda: self.backend.unmark(key))
+
+    def get_ranges(self, pieces: Sequence[Piece]) -> Sequence[bytes]:
+        """Read many ranges the way that the wrapped backend does it best; where that fails, each piece by itself.
+
+        Asking for all of them again would fail again where each request fails now and then.
+        """
+        ways = iter((self.backend.get_ranges, super().get_ranges))
+        once_more = replace(self.retry, tries=min(2, self.retry.tries))
+        return once_more.run(lambda: next(ways)(pieces))
 
     def stage(self, folder: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
         """Open a file to write what a `put` shall take."""

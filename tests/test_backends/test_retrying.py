@@ -1,14 +1,14 @@
 """When a call is made again, how long that lasts, and what a lost answer means."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Self
 
 import pytest
 
-from backends.base import Backend, Data, ObjectInfo
+from backends.base import Backend, Data, ObjectInfo, Piece
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -277,6 +277,42 @@ class TestWrapping:
         assert calls == 1
         with pytest.raises(UnsupportedError):
             backend.unmark("m")
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_many_ranges_are_read_as_the_wrapped_backend_does_it_and_on_failure_one_by_one(
+        self, fails: bool
+    ) -> None:
+        calls: list[Sequence[Piece]] = []
+
+        class Batching(MemoryBackend):
+            def get_ranges(self, pieces: Sequence[Piece]) -> Sequence[bytes]:
+                calls.append(pieces)
+                if fails:
+                    raise UnavailableError("one of them was lost")
+                return [self.get(*piece) for piece in pieces]
+
+        time = Time()
+        with RetryingBackend(Batching("batching"), time.retry()) as backend:
+            backend.put("k", b"0123456789")
+            pieces = [("k", start, start + 2) for start in range(8)]
+            assert [*backend.get_ranges(pieces)] == [b"0123456789"[s : s + 2] for s in range(8)]
+        assert calls == [pieces]
+        assert len(time.slept) == int(fails)
+        assert backend.stats.requests["get"] == 8
+
+    def test_many_ranges_of_a_storage_that_is_away_are_given_up_in_time(self) -> None:
+        time = Time()
+
+        class Away(MemoryBackend):
+            def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+                time.now += 10
+                raise UnavailableError("not reached", reached=False)
+
+        with RetryingBackend(Away("away"), time.retry()) as backend:
+            before = time.now
+            with pytest.raises(UnavailableError):
+                backend.get_ranges([("k", 0, 1)])
+        assert time.now - before <= 15
 
 
 class Learning(MemoryBackend):
