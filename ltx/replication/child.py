@@ -1,6 +1,6 @@
 """The process behind `ltx.replicate`: it takes requests on stdin and answers on stdout, until stdin ends.
 
-Two SQLite libraries in one process lose data (docs/design/0004-capture.md), so that the program that has the database
+Two SQLite libraries in one process lose data (docs/design/0006-capture.md), so that the program that has the database
 open must not be the one that replicates it. When that program dies, stdin ends, and what is left is flushed.
 """
 

@@ -2,7 +2,7 @@
 
 While a pin is held SQLite keeps from the WAL nothing that was committed after the pin began: a checkpoint brings no
 later frame into the database file, and the WAL can begin anew only where all its frames were in the file when the
-pin began, and then once (docs/design/0004-capture.md has the argument).
+pin began, and then once (docs/design/0006-capture.md has the argument).
 """
 
 import os
