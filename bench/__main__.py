@@ -1,15 +1,24 @@
-"""`make bench`: every figure that we claim, measured beside the real Litestream in one run."""
+"""`make bench`: every figure that we claim, measured beside the real Litestream, or the library, in one run."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
+from bench.backends import BACKENDS, bench_backends
 from bench.restore import bench_memory, bench_restore
+
+_BENCHES = ("restore", "memory", "backends")
 
 
 def main() -> int:
     """Run the benchmarks; 1 when a goal was missed."""
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument(
+        "--only", choices=_BENCHES, nargs="+", default=_BENCHES, help="which of them to run (all)"
+    )
+    parser.add_argument(
+        "--storage", choices=BACKENDS, nargs="+", default=BACKENDS, help="for backends: which storages (all)"
+    )
     parser.add_argument("--megabytes", type=int, default=500, help="size of the database to restore (500)")
     parser.add_argument("--repeats", type=int, default=3, help="repetitions, of which medians are shown (3)")
     parser.add_argument(
@@ -20,8 +29,11 @@ def main() -> int:
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
-        met = bench_restore(Path(folder), options.megabytes, options.repeats)
-        met &= not options.memory or bench_memory(Path(folder), tuple(options.memory))
+        met = "restore" not in options.only or bench_restore(Path(folder), options.megabytes, options.repeats)
+        if "memory" in options.only and options.memory:
+            met &= bench_memory(Path(folder), tuple(options.memory))
+        if "backends" in options.only:
+            met &= bench_backends(Path(folder), options.storage, options.repeats)
     return 0 if met else 1
 
 

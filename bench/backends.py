@@ -1,0 +1,133 @@
+"""What our backends cost beside the client libraries that they are built on, on the same servers in the same run."""
+
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from backends import Backend, open_backend
+from backends.retrying import RetryingBackend
+from bench.plain import Plain, plain_client
+from tests.servers.storages import STORAGES, Storage
+
+__all__ = ["BACKENDS", "bench_backends"]
+
+BACKENDS = ("s3", "webdav", "gcs", "azure", "sftp")
+"""Those with a library to compare with."""
+
+AT_MOST = 1.15
+"""Of the library's time."""
+
+_SIZE = 64 << 20
+_RANGE = 4 << 10
+
+Call = Callable[[], object]
+
+
+def bench_backends(folder: Path, names: Sequence[str] = BACKENDS, repeats: int = 5) -> bool:
+    """Measure each, print a table, and return whether our layer is within the goal everywhere."""
+    chance = random.Random(5)
+    source = folder / "source"
+    source.write_bytes(chance.randbytes(_SIZE))
+    met = True
+    print(f"each backend as `ltx` opens it, beside its library; load average {os.getloadavg()[0]:.1f}")
+    print(f"{'storage':<8} {'job':<28} {'ltx':>10} {'library':>10}  ratio")
+    for name in names:
+        with STORAGES[name]() as storage, _environment(storage.environment), _opened(storage) as ours:
+            plain = plain_client(name, storage)
+            for job, calls in _jobs(ours, plain, source, chance, repeats).items():
+                mine, theirs = _in_turns(*calls)
+                ratio = mine / theirs
+                met &= ratio <= AT_MOST
+                verdict = "" if ratio <= AT_MOST else f"  GOAL MISSED: at most {AT_MOST}"
+                print(
+                    f"{name:<8} {job:<28} {mine * 1000:7.1f} ms {theirs * 1000:7.1f} ms  {ratio:5.2f}"
+                    f"  {plain.name}{verdict}"
+                )
+                sys.stdout.flush()
+    print(f"load average {os.getloadavg()[0]:.1f} at the end\n")
+    return met
+
+
+def _jobs(
+    ours: Backend, plain: Plain, source: Path, chance: random.Random, repeats: int
+) -> Mapping[str, tuple[Sequence[Call], Sequence[Call]]]:
+    """Return what is measured: calls of ours, and calls of the library that do the same."""
+    whole = source.read_bytes()
+    _upload(ours, source, "whole")
+    plain.upload(source, "whole")
+
+    def spans(count: int) -> list[tuple[int, int]]:
+        starts = (chance.randrange(_SIZE // _RANGE) * _RANGE for _ in range(count))
+        return [(start, start + _RANGE) for start in starts]
+
+    def checked(read: Callable[[], Sequence[bytes]], wanted: Sequence[tuple[int, int]]) -> None:
+        if [*read()] != [whole[start:end] for start, end in wanted]:
+            raise RuntimeError(f"wrong bytes: {ours.url}")
+
+    single: tuple[list[Call], list[Call]] = ([], [])
+    for start, end in spans(200):
+        single[0].append(partial(ours.get, "whole", start, end))
+        single[1].append(partial(plain.read, "whole", start, end))
+    many: tuple[list[Call], list[Call]] = ([], [])
+    for _ in range(3 * repeats):
+        wanted = spans(64)
+        pieces = [("whole", start, end) for start, end in wanted]
+        many[0].append(partial(checked, partial(ours.get_ranges, pieces), wanted))
+        many[1].append(partial(checked, partial(plain.read_many, "whole", wanted), wanted))
+    return {
+        "4 KiB range": single,
+        "64 ranges of 4 KiB at once": many,
+        "64 MiB up": (
+            [partial(_upload, ours, source, f"up-{number}") for number in range(repeats)],
+            [partial(plain.upload, source, f"up-{number}") for number in range(repeats)],
+        ),
+        "64 MiB down": (
+            [partial(ours.get, "whole")] * repeats,
+            [partial(plain.download, "whole")] * repeats,
+        ),
+    }
+
+
+def _upload(backend: Backend, source: Path, key: str) -> None:
+    """Put a file as the replicator does: exclusively where that is possible, with a time."""
+    with open(source, "rb") as file:
+        exclusive = backend.capabilities.put_if_absent
+        backend.put(key, file, if_absent=exclusive, timestamp_ms=1_790_000_000_000)
+
+
+def _in_turns(mine: Sequence[Call], theirs: Sequence[Call]) -> tuple[float, float]:
+    """Call each in turns, once before for nothing; return the median seconds of both."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for number, pair in enumerate(zip(mine, theirs, strict=True)):
+        order = (0, 1) if number % 2 else (1, 0)  # whoever comes second finds the caches warm
+        for side in order:
+            began = time.perf_counter()
+            pair[side]()
+            taken[side].append(time.perf_counter() - began)
+    return statistics.median(taken[0]), statistics.median(taken[1])
+
+
+@contextmanager
+def _opened(storage: Storage) -> Iterator[Backend]:
+    url = next(iter(storage.urls.values()))("ours")
+    words = storage.options[1::2]
+    options = {name: value for name, _, value in (word.partition("=") for word in words)}
+    with RetryingBackend(open_backend(url, **options)) as backend:
+        yield backend
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

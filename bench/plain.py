@@ -1,0 +1,188 @@
+"""The client libraries by themselves, each used as its own documentation says: what our backends are measured beside."""
+
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from backends.base import PARALLEL_READS
+from tests.servers.storages import Storage
+
+__all__ = ["Plain", "plain_client"]
+
+
+class Plain(ABC):
+    """One library on one server."""
+
+    name: str
+
+    @abstractmethod
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """Read a range."""
+
+    @abstractmethod
+    def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Read ranges, at once where the library can."""
+
+    @abstractmethod
+    def upload(self, source: Path, key: str) -> None:
+        """Write an object from a file."""
+
+    @abstractmethod
+    def download(self, key: str) -> bytes:
+        """Read an object whole."""
+
+
+def plain_client(kind: str, storage: Storage) -> Plain:
+    """Connect the library of a kind of storage, by the settings that the real Litestream would get."""
+    assert storage.peer
+    settings: Mapping[str, Any] = storage.peer("plain")
+    return _CLIENTS[kind](settings, storage.peer_environment)
+
+
+class _Fsspec(Plain):
+    """A library that is one of fsspec's asynchronous file systems."""
+
+    def __init__(self, filesystem: Any, root: str) -> None:
+        self.filesystem, self.root = filesystem, root
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        data: bytes = self.filesystem.cat_file(f"{self.root}/{key}", start=start, end=end)
+        return data
+
+    def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        starts, ends = zip(*ranges, strict=True)
+        paths = [f"{self.root}/{key}"] * len(ranges)
+        found: Sequence[bytes] = self.filesystem.cat_ranges(paths, [*starts], [*ends], on_error="raise")
+        return found
+
+    def upload(self, source: Path, key: str) -> None:
+        self.filesystem.put_file(str(source), f"{self.root}/{key}")
+
+    def download(self, key: str) -> bytes:
+        data: bytes = self.filesystem.cat_file(f"{self.root}/{key}")
+        return data
+
+
+class _S3(_Fsspec):
+    name = "s3fs"
+
+    def __init__(self, settings: Mapping[str, Any], _: Mapping[str, str]) -> None:
+        from s3fs import S3FileSystem
+
+        filesystem = S3FileSystem(
+            key=settings["access-key-id"],
+            secret=settings["secret-access-key"],
+            endpoint_url=settings["endpoint"],
+            client_kwargs={"region_name": settings["region"]},
+            use_listings_cache=False,
+        )
+        super().__init__(filesystem, f"{settings['bucket']}/{settings['path']}")
+
+
+class _GCS(_Fsspec):
+    name = "gcsfs"
+
+    def __init__(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        from gcsfs.core import GCSFileSystem  # the default class asks an emulator for a minute what it is
+
+        endpoint = environment["STORAGE_EMULATOR_HOST"]
+        filesystem = GCSFileSystem(project="p", token="anon", endpoint_url=endpoint, use_listings_cache=False)
+        super().__init__(filesystem, f"{settings['bucket']}/{settings['path']}")
+
+
+class _Azure(_Fsspec):
+    name = "adlfs"
+
+    def __init__(self, settings: Mapping[str, Any], _: Mapping[str, str]) -> None:
+        from adlfs import AzureBlobFileSystem
+
+        login = f"AccountName={settings['account-name']};AccountKey={settings['account-key']}"
+        connection = f"DefaultEndpointsProtocol=http;{login};BlobEndpoint={settings['endpoint']};"
+        filesystem = AzureBlobFileSystem(connection_string=connection, use_listings_cache=False)
+        super().__init__(filesystem, f"{settings['bucket']}/{settings['path']}")
+
+
+class _SFTP(_Fsspec):
+    """Its `cat_file` takes no range and its `cat_ranges` gives wrong bytes, so ranges are read from an open file."""
+
+    name = "sshfs"
+
+    def __init__(self, settings: Mapping[str, Any], _: Mapping[str, str]) -> None:
+        from sshfs import SSHFileSystem
+
+        host, _, port = settings["host"].partition(":")
+        with tempfile.NamedTemporaryFile("w", prefix="known_hosts") as known_hosts:
+            known_hosts.write(f"[{host}]:{port} {settings['host-key']}\n")
+            known_hosts.flush()
+            filesystem = SSHFileSystem(
+                host,
+                port=int(port),
+                username=settings["user"],
+                client_keys=[settings["key-path"]],
+                known_hosts=known_hosts.name,
+            )
+        super().__init__(filesystem, settings["path"])
+        filesystem.makedirs(self.root, exist_ok=True)
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        return self.read_many(key, [(start, end)])[0]
+
+    def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        found = []
+        with self.filesystem.open(f"{self.root}/{key}", "rb") as file:
+            for start, end in ranges:
+                file.seek(start)
+                found.append(file.read(end - start))
+        return found
+
+
+class _WebDAV(Plain):
+    """It has neither ranges nor threads of its own: a header and a pool, as many threads as ours."""
+
+    name = "webdavclient3"
+
+    def __init__(self, settings: Mapping[str, Any], _: Mapping[str, str]) -> None:
+        from webdav3.client import Client
+
+        self.client = Client(
+            {
+                "webdav_hostname": settings["webdav-url"],
+                "webdav_login": settings["webdav-username"],
+                "webdav_password": settings["webdav-password"],
+                "webdav_disable_check": True,
+            }
+        )
+        self.root = settings["path"]
+        for above in (self.root.rpartition("/")[0], self.root):
+            self.client.execute_request("mkdir", f"{above}/")
+        self.pool = ThreadPoolExecutor(PARALLEL_READS)
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        return self._get(key, [f"Range: bytes={start}-{end - 1}"])
+
+    def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        return [*self.pool.map(lambda span: self.read(key, *span), ranges)]
+
+    def upload(self, source: Path, key: str) -> None:
+        with open(source, "rb") as file:
+            self.client.execute_request("upload", f"{self.root}/{key}", data=file)
+
+    def download(self, key: str) -> bytes:
+        return self._get(key, [])
+
+    def _get(self, key: str, headers: list[str]) -> bytes:
+        answer = self.client.execute_request("download", f"{self.root}/{key}", headers_ext=headers)
+        data: bytes = answer.content
+        return data
+
+
+_CLIENTS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, str]], Plain]] = {
+    "s3": _S3,
+    "webdav": _WebDAV,
+    "gcs": _GCS,
+    "azure": _Azure,
+    "sftp": _SFTP,
+}
