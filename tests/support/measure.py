@@ -4,7 +4,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-__all__ = ["peak_memory", "seconds"]
+__all__ = ["cpu_seconds", "peak_memory", "seconds"]
 
 
 def peak_memory(action: Callable[[], object]) -> int:
@@ -23,3 +23,10 @@ def seconds(action: Callable[[], object]) -> float:
     started = time.monotonic()
     action()
     return time.monotonic() - started
+
+
+def cpu_seconds(action: Callable[[], object]) -> float:
+    """Return how long an action kept this process busy, whatever else the machine does."""
+    started = time.process_time()
+    action()
+    return time.process_time() - started

@@ -18,8 +18,8 @@ _timestamps = st.integers(-(1 << 63), (1 << 63) - 1)
 
 
 def fewer(share: int) -> settings:
-    """Return settings for a test whose examples are expensive: one `share`-th of the profile's number."""
-    return settings(max_examples=max(10, settings().max_examples // share))
+    """Return settings for a test whose examples are expensive: one `share`-th of the profile's number, at least 30."""
+    return settings(max_examples=max(30, settings().max_examples // share))
 
 
 def pages(page_size: int) -> st.SearchStrategy[bytes]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ltx.errors import CorruptError, TruncatedError, UnsupportedVersionError
 from ltx.format import HEADER_SIZE, NO_CHECKSUM, TXID, Header, lock_page, to_datetime, to_timestamp_ms
 from tests.support.ltxfiles import ALL_PAGE_SIZES, FLAG, FileSpec
-from tests.support.strategies import file_specs
+from tests.support.strategies import fewer, file_specs
 
 BASE = FileSpec(page_size=4096, commit=7, min_txid=2, max_txid=5, timestamp_ms=1_700_000_000_123)
 
@@ -128,6 +128,7 @@ def test_a_field_that_does_not_fit_is_refused_when_the_header_is_made(field: str
     assert caught.value.offset == offset
 
 
+@fewer(3)
 @given(file_specs())
 def test_every_valid_header_packs_to_the_bytes_it_was_read_from(spec: FileSpec) -> None:
     header = Header.unpack(spec.header)

@@ -13,7 +13,7 @@ from ltx.format.frame import decode_frame
 from ltx.format.index import PageIndex, index_range
 from tests.support.ltxfiles import FileSpec, literal_block, varint
 from tests.support.refusals import tried
-from tests.support.strategies import file_specs
+from tests.support.strategies import fewer, file_specs
 
 SPEC = FileSpec(pages={pgno: pgno.to_bytes(4, "big") * 128 for pgno in (2, 3, 300, 70_000)}, min_txid=2)
 Entry = tuple[int, int, int]
@@ -35,6 +35,7 @@ def listed(index: PageIndex) -> list[Entry]:
     return list(zip(index.pgnos.tolist(), index.offsets.tolist(), index.sizes.tolist(), strict=True))
 
 
+@fewer(3)
 @given(file_specs())
 def test_the_index_of_every_file_locates_every_frame(spec: FileSpec) -> None:
     data = spec.encode()

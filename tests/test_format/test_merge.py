@@ -11,7 +11,7 @@ from hypothesis import given
 from ltx.errors import ChecksumError, CorruptError, NonContiguousError
 from ltx.format import NO_CHECKSUM, Decoder, merge
 from tests.support.ltxfiles import FLAG, FileSpec, apply, block
-from tests.support.strategies import chains
+from tests.support.strategies import chains, fewer
 
 
 def page(text: str) -> bytes:
@@ -34,6 +34,7 @@ GROWTH = spec({1: "c1", 4: "c4", 5: "c5"}, (6, 8), 5, timestamp_ms=5500)
 SHRINK = spec({1: "d1"}, (9, 9), 2)
 
 
+@fewer(3)
 @given(chains())
 def test_a_merged_chain_is_the_file_that_its_pages_make(chain: tuple[FileSpec, ...]) -> None:
     latest = {pgno: page for spec in chain for pgno, page in spec.content}
@@ -50,6 +51,7 @@ def test_a_merged_chain_is_the_file_that_its_pages_make(chain: tuple[FileSpec, .
     assert merged(*chain) == expected.encode()
 
 
+@fewer(3)
 @given(chains())
 def test_a_merged_chain_gives_the_database_that_its_files_give(chain: tuple[FileSpec, ...]) -> None:
     base = {pgno: page(f"base {pgno}") for pgno in range(1, 12)} if chain[0].min_txid > 1 else {}
@@ -59,6 +61,7 @@ def test_a_merged_chain_gives_the_database_that_its_files_give(chain: tuple[File
     assert apply(base, whole) == reduce(apply, chain, base)
 
 
+@fewer(3)
 @given(chains())
 def test_merging_in_two_steps_is_merging_at_once(chain: tuple[FileSpec, ...]) -> None:
     half = len(chain) // 2
