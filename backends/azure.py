@@ -293,6 +293,10 @@ class AzureBackend(Backend):
             )
         kind = kind or (UnavailableError if status >= 500 else BackendError)
         said = f"{self.url}: {status} {code or error.reason or ''}".rstrip()
+        if kind is NotFoundError and key is None:
+            return ConfigError(
+                f"{said}: no container is listed at {self._place.endpoint}: correct the endpoint"
+            )
         if kind is NotFoundError:
             return NotFoundError(f"{self.url} has no object {key}", key=key)
         if kind is AlreadyExistsError:

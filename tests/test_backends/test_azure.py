@@ -231,6 +231,18 @@ def test_missing_container(server: AzureServer) -> None:
                 call(backend)
 
 
+def test_an_endpoint_that_is_no_blob_service(server: AzureServer) -> None:
+    with faulty_proxy(server.port) as proxy:
+        proxy.faults.append(Fault("GET", status=404))
+        endpoint = f"http://127.0.0.1:{proxy.port}/{ACCOUNT}"
+        url = f"abs://{ACCOUNT}@{CONTAINER}/x?endpoint={endpoint}"
+        with (
+            open_backend(url, account_key=ACCOUNT_KEY) as backend,
+            pytest.raises(ConfigError, match=f"404.*{endpoint}: correct the endpoint"),
+        ):
+            list(backend.list())
+
+
 # Failures.
 
 
