@@ -17,7 +17,8 @@ SECONDS = 3
 def test_any_txid_is_one_committed_state(mode: str, page_size: int, tmp_path: Path) -> None:
     case = Case(tmp_path)
     prepare(case.database, mode=mode, page_size=page_size)
-    replica, counters = case.replica(), []
+    replica = case.replica()
+    counters: list[int] = []
     seed = time.time_ns() % 1_000_000
     print(f"writers' seed: {seed}")
     with writing(case.database, processes=4, seed=seed):
