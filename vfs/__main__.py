@@ -1,5 +1,6 @@
 """`python -m vfs URL [SQL ...]`: SQL on a replica, now or as it was."""
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 from backends import BackendError
 from ltx import LTXError
 from vfs.connection import connect
-from vfs.shell import run
+from vfs.shell import ShellError, run
 from vfs.source import DEFAULT_TIMEOUT_S
 from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, URL_VARIABLE
 
@@ -56,17 +57,24 @@ def main(
         connection = connect(url, at, txid, poll_interval=poll_interval, timeout=timeout, **options)
         try:
             run(connection, connection.filename, sql or ())
+            sys.stdout.flush()
         finally:
             connection.close()
-    except (LTXError, BackendError, ValueError, apsw.Error) as error:
+    except (LTXError, BackendError, ValueError, apsw.Error, ShellError) as error:
         if not getattr(error, "_handle_exception_saw_this", False):  # the shell has printed it
             print(f"vfs: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise typer.Exit(0) from None
+        sys.stdout.flush()
+        os._exit(130)  # the request that was waited for may hang, and its threads would keep the process
+    except OSError as error:  # of standard output: a reader that has enough, a full disk
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # what is left cannot be written either
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(0) from None
+        print(f"vfs: the output cannot be written: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(1) from None
 
 
 def _named(option: str) -> tuple[str, str]:
