@@ -120,12 +120,13 @@ def _follow(
     from ltx.replication.database import Database, Settings
     from ltx.replication.logs import log_to_stderr
     from ltx.replication.maintenance import Upkeep
-    from ltx.replication.run import run, uploading
+    from ltx.replication.run import prepare_process, run, uploading
 
     try:
         command = shlex.split(settings.command) if settings.command else None
     except ValueError as error:
         raise usage_error(f"--exec: {error}") from error
+    prepare_process()
     log_to_stderr(as_json=settings.log_json)
     with ExitStack() as opened:
         replicas = [

@@ -17,13 +17,14 @@ from ltx.replica.replica import Replica
 from ltx.replication.control import answer
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
-from ltx.replication.run import uploading
+from ltx.replication.run import prepare_process, uploading
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Replicate what the first line of stdin names."""
+    prepare_process()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # a Ctrl-C is the parent's, which ends us in its own time
     logging.getLogger("ltx").addHandler(logging.NullHandler())  # the status has the errors

@@ -25,7 +25,7 @@ from ltx.replication.upload import Uploader
 __all__ = ["Daemon"]
 
 _CAPTURES, _UPLOADS = 4, 4
-_SLOW_S = 5.0
+_SLOW_S = 10.0
 """Seconds after which a database is looked at without an event."""
 
 _AGAIN_S = 0.02
