@@ -66,6 +66,9 @@ def replicate(
         bool,
         typer.Option(help="Merge files, make snapshots, and delete what is not needed for 24 hours back."),
     ] = True,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Go on with a replica even if it looks like another database's.")
+    ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines instead of text.")] = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
@@ -86,7 +89,7 @@ def replicate(
     if once:
         _replicate_once(database, urls[0], storage_option, stats=stats)
     else:
-        settings = _Following(command, sync_interval, socket, log_json, upkeep)
+        settings = _Following(command, sync_interval, socket, log_json, upkeep, adopt)
         code = _follow(database, urls, storage_option, settings, stats=stats)
         if code:
             raise typer.Exit(code)
@@ -99,6 +102,7 @@ class _Following:
     socket: Path | None
     log_json: bool
     upkeep: bool
+    adopt: bool
 
 
 def _restore_missing(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
@@ -132,7 +136,11 @@ def _follow(
         replicas = [
             uploading(opened.enter_context(opened_replica(url, storage_option, stats=stats))) for url in urls
         ]
-        how = Settings(sync_interval_s=settings.sync_interval_s, upkeep=Upkeep(enabled=settings.upkeep))
+        how = Settings(
+            sync_interval_s=settings.sync_interval_s,
+            upkeep=Upkeep(enabled=settings.upkeep),
+            adopt=settings.adopt,
+        )
         followed = Database(database, replicas, how)
         return run([followed], command=command, socket=settings.socket)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import apsw
 
 from backends import BackendError
-from ltx.errors import LTXError
+from ltx.errors import ConflictError, LTXError
 from ltx.replication.database import Database
 from ltx.replication.maintenance import Maintenance
 from ltx.replication.schedule import Scheduler, Task
@@ -31,7 +31,7 @@ _SLOW_S = 10.0
 _AGAIN_S = 0.02
 """An event can come before the commit that it belongs to is complete."""
 
-_LONGEST_PAUSE_S = 10.0
+_LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
 _WATCH_STEP_MS, _WATCH_DEBOUNCE_MS = 5, 20
 _FLUSH_PAUSE_S = 0.5
 _FAILURES = (LTXError, BackendError, OSError, apsw.Error)
@@ -211,6 +211,8 @@ class Daemon:
         if str(error) != str(database.error):
             log.error("cannot be captured", extra={"db": path, "error": str(error)})
         database.error = error
+        if isinstance(error, ConflictError):
+            return _REFUSED_S  # somebody has to look at it
         self._pauses[path] = min(_LONGEST_PAUSE_S, max(0.25, self._pauses.get(path, 0.0) * 2))
         return self._pauses[path]
 

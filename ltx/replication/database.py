@@ -17,7 +17,7 @@ from typing import BinaryIO
 import apsw
 
 from backends import BackendError
-from ltx.errors import DatabaseError
+from ltx.errors import ConflictError, DatabaseError
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, meta_folder, table_path_of
 from ltx.replication.capture import Capture, Captured
@@ -28,6 +28,7 @@ from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource
 from ltx.replication.source import MovedError, PinnedDatabase
+from ltx.replication.table import open_table, page_hash
 from ltx.replication.upload import Uploader
 
 __all__ = ["Database", "Settings", "Status"]
@@ -47,12 +48,14 @@ class Settings:
         keep_size: Bytes of files that wait here for a replica before it gets a snapshot instead.
         limits: When checkpoints are due.
         upkeep: What the daemon does to keep the replicas small.
+        adopt: Whether a replica may be gone on with that looks like another database's.
     """
 
     sync_interval_s: float = 1.0
     keep_size: int = 1 << 30
     limits: Limits = field(default_factory=Limits)
     upkeep: Upkeep = field(default_factory=Upkeep)
+    adopt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,7 @@ class Database:
         self._lock = threading.RLock()
         self._warned = False
         self._counts = (0, 0)
+        self._stranger: Uploader | None = None
 
     def sync(self) -> bool:
         """Capture everything that is committed now, durably on this machine; checkpoint where that is due.
@@ -178,6 +182,8 @@ class Database:
         newest = file.max_txid if file else 0
         if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
             behind = max(newest, self.line.txid)
+            is_new = not self.line.txid and not self.settings.adopt
+            self._stranger = uploader if is_new and not uploader.wrote_before() else None
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
@@ -267,10 +273,32 @@ class Database:
                 return
 
     def _publish_all(self, source: PinnedDatabase) -> None:
+        if self._stranger is not None:
+            self._check_kinship(source, self._stranger.replica.url)
+            self._stranger = None
         self.line.stage_difference(source)
         self.compared += 1
         if self._wanted():
             self.line.stage_snapshot(source)
+
+    def _check_kinship(self, source: PinnedDatabase, url: str) -> None:
+        """Refuse to go on with a replica, of which nothing is known here, that has little in common with the database.
+
+        Raises:
+            ConflictError: Fewer than half of the pages are equal.
+        """
+        with open_table(self.line.table_path) as table:
+            if table is None:
+                return  # nothing can be restored from there: nobody's history is in danger
+            same = sum(table.hash_of(pgno) == page_hash(page) for pgno, page in source.pages())
+            least = min(source.commit, table.commit)
+        if same * 2 < least:
+            self.line.table_path.unlink()  # nothing is to remember that we came here
+            self._opened = False
+            raise ConflictError(
+                f"{url} holds another database than {self.path}: of {source.commit} pages {same} are the same; "
+                "check the URL, or go on with it all the same (--adopt)"
+            )
 
     def _sync_rollback(self, rollback: RollbackSource) -> None:
         with rollback.changed(always=self._wanted()) as source:

@@ -114,6 +114,11 @@ class Uploader:
         self.needs_snapshot = known is None or self._line.pending(txid) is None
         self.txid = txid
 
+    def wrote_before(self) -> bool:
+        """Whether the replica says that this database, on this machine, wrote to it last."""
+        theirs, ours = self._last_writer(), self._writer()
+        return theirs is not None and all(theirs.get(name) == ours[name] for name in ("host", "database"))
+
     def push(self) -> bool:
         """Upload what the replica lacks.
 
@@ -164,15 +169,20 @@ class Uploader:
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
 
+    def _last_writer(self) -> Mapping[str, object] | None:
+        with suppress(BackendError, ValueError):
+            found = json.loads(self.replica.backend.get(_WRITER_KEY))
+            return found if isinstance(found, dict) else None
+        return None
+
     def _writer(self) -> Mapping[str, object]:
         return {"host": socket.gethostname(), "pid": os.getpid(), "database": str(self._database)}
 
     def _conflict(self, what: str, key: str | None = None) -> ConflictError:
         """Return the error that names both writers."""
-        ours, theirs = self._writer(), None
-        with suppress(BackendError, ValueError):
-            found = json.loads(self.replica.backend.get(_WRITER_KEY))
-            theirs = found if isinstance(found, dict) and found != ours else None
+        ours, theirs = self._writer(), self._last_writer()
+        if theirs == ours:
+            theirs = None
         other = _named(theirs) if theirs else "one that did not leave its name"
         return ConflictError(
             f"{self.replica.url}: {what}; a replica has one writer, and here are two: we, {_named(ours)}, and "

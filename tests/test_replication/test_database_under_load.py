@@ -16,7 +16,7 @@ from tests.support.databases import connected
 from tests.support.replicating import differing
 from tests.support.writers import check_promise, prepare, writing
 
-SECONDS = 6
+SECONDS = 5
 WRITERS = 4
 
 

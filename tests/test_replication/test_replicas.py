@@ -27,9 +27,11 @@ class Opened:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder, self._stack = folder, stack
 
-    def database(self, path: Path, *urls: str | Path, keep_size: int = 1 << 30) -> Database:
+    def database(
+        self, path: Path, *urls: str | Path, keep_size: int = 1 << 30, adopt: bool = False
+    ) -> Database:
         replicas = [self._stack.enter_context(Replica.open(str(url))) for url in urls]
-        database = Database(path, replicas, Settings(keep_size=keep_size))
+        database = Database(path, replicas, Settings(keep_size=keep_size, adopt=adopt))
         self._stack.callback(database.close)
         return database
 
@@ -58,7 +60,9 @@ def levels(url: Path) -> set[int]:
 
 
 def test_of_two_writers_one_goes_on_and_the_other_names_both(opened: Opened) -> None:
-    one, other = make(opened.folder / "one.db"), make(opened.folder / "other.db", rows=77)
+    one = make(opened.folder / "one.db", rows=99)
+    other = Path(shutil.copy(one, opened.folder / "other.db"))
+    change(other, 2)
     url = opened.folder / "replica"
     first = opened.database(one, url)
     push(first)
@@ -79,6 +83,26 @@ def test_of_two_writers_one_goes_on_and_the_other_names_both(opened: Opened) -> 
     opened.check(other, url)
     with Replica.open(str(url)) as replica:
         assert replica.verify().is_sound
+
+
+def test_a_replica_of_another_database_is_refused_until_it_is_adopted(opened: Opened) -> None:
+    one, other = make(opened.folder / "one.db", rows=99), make(opened.folder / "other.db", rows=77)
+    url = opened.folder / "replica"
+    push(opened.database(one, url))
+    stranger = opened.database(other, url)
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="holds another database"):
+            stranger.sync()
+    opened.check(one, url)
+    assert levels(url) == {0}
+    stranger.close()
+    stranger = opened.database(other, url)
+    with pytest.raises(ConflictError, match="holds another database"):
+        stranger.sync()
+    stranger.close()
+    stranger = opened.database(other, url, adopt=True)
+    push(stranger)
+    opened.check(other, url)
 
 
 def test_a_replica_that_is_added_later_begins_with_a_snapshot(opened: Opened) -> None:

@@ -14,7 +14,7 @@ from tests.support.databases import image
 from tests.support.replicating import differing, restored
 from tests.support.writers import check_promise, prepare, writing
 
-SECONDS = 12
+SECONDS = 9
 UPKEEP = Upkeep(
     LevelPolicy((timedelta(seconds=1), timedelta(seconds=3)), timedelta(seconds=5)),
     RetentionPolicy(timedelta(seconds=6), timedelta(seconds=2), timedelta(0)),
