@@ -226,7 +226,10 @@ class FaultyBackend(Backend):
             with suppress(NotFoundError, AlreadyExistsError):  # an answer, too
                 call()
             raise UnavailableError(f"{self.url}: the answer was lost", key=key or None)
-        return call()
+        try:
+            return call()
+        finally:
+            self.capabilities = self.backend.capabilities  # a server may show at its first write what it can
 
     def _before(self, kind: str, key: str | None) -> UnavailableError:
         if kind == "timeout":

@@ -89,6 +89,7 @@ _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), "<time>"),
     (re.compile(r"file://\S+/"), "file:///"),
     (re.compile(r"in \d+\.\d\d s"), "in <some> s"),
+    (re.compile(r"(?<![\w.])\d+\.\d(?![\w.])"), "<ms>"),
     (re.compile(r"(?<![0-9a-f])\d{2,10}(?![0-9a-f])"), "<size>"),
     (re.compile(r" +"), " "),
 )
