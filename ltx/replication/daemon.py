@@ -28,6 +28,7 @@ _CAPTURES, _UPLOADS = 4, 4
 _SLOW_S = 10.0
 """Seconds after which a database is looked at without an event."""
 
+_FIRST_S = 2.0
 _AGAIN_S = 0.02
 """An event can come before the commit that it belongs to is complete."""
 
@@ -79,7 +80,7 @@ class Daemon:
         for task in self._syncs.values():
             self._scheduler.add(task)
         for task in (*self._pushes.values(), *self._upkeep):
-            task.due = time.monotonic() + _SLOW_S  # a sync comes first
+            task.due = time.monotonic() + _FIRST_S  # a sync comes first, and pokes the uploads
             self._scheduler.add(task)
         self._spawn(self._scheduler.run, "schedule")
         self._spawn(self._watch, "watch")

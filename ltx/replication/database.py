@@ -159,7 +159,12 @@ class Database:
         self.folder.mkdir(exist_ok=True)
         self._guard = self._guard or take_guard(self.folder, self.path)
         self.line.open()
-        self._agree()
+        try:
+            self._agree()
+        except BackendError:
+            for uploader in self.uploaders:
+                uploader.late = True
+            raise
         self._opened = True
 
     def _agree(self) -> None:
@@ -189,7 +194,7 @@ class Database:
             self._let_go()
             log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
         for each, _, its, its_checksum in found:
-            each.txid = None
+            each.txid, each.late = None, False
             try:
                 each.attach(its, its_checksum)
             except Exception as error:  # noqa: BLE001 - its status says it

@@ -335,7 +335,9 @@ class Line:
     def _publish(self, aside: Path, level: int, encoder: Encoder) -> StagedFile:
         header, folder = encoder.header, self._folder(level)
         final = folder / file_name(header.min_txid, header.max_txid)
-        os.replace(aside, final)  # what may lie there was never counted: we are alone, and a step after this failed
+        os.replace(
+            aside, final
+        )  # what may lie there was never counted: we are alone, and a step after this failed
         sync_folder(folder)
         return StagedFile(
             level,

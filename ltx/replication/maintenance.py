@@ -66,7 +66,7 @@ class Maintenance:
         """Do what is due; return in how many seconds to come again."""
         uploader = self._uploader
         if not uploader.txid or uploader.error is not None:
-            return _LONGEST_S / 4
+            return min(_LONGEST_S / 4, self._upkeep.check_s)
         now = datetime.now(UTC)
         try:
             self._merge(now, uploader.txid)

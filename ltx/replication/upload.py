@@ -34,7 +34,8 @@ class Uploader:
         txid: The last transaction that it has; None until it was asked.
         needs_snapshot: Whether it lacks files that are not here any more.
         error: The last error; None since it works.
-        late: Whether it did not answer when we began: then what it has may be ahead of us, and no conflict.
+        late: Whether it did not answer all that was asked when we began: then what it has may be ahead of us, and no
+            conflict.
         newest_ms: The time of the newest transaction that was uploaded; 0 for none yet.
         not_before: When, by the monotonic clock, the next try is worth it.
 
