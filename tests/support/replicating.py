@@ -33,7 +33,9 @@ def replicating(path: Path, *words: str | Path) -> Iterator["subprocess.Popen[st
     """Run `ltx replicate` meanwhile; at the end it gets a SIGTERM and must end well, unless it ended before."""
     process = ltx_process("replicate", path, *words, folder=path.parent)
     try:
-        eventually(lambda: (path.parent / "ltx" / f"{process.pid}.sock").exists() or process.poll() is not None)
+        eventually(
+            lambda: (path.parent / "ltx" / f"{process.pid}.sock").exists() or process.poll() is not None
+        )
         yield process
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
