@@ -2,13 +2,14 @@
 
 import asyncio
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import TypeVar
 
 import asyncssh
-from asyncssh import SFTPAttrs, SFTPClient
+from asyncssh import SFTPAttrs, SFTPClient, SFTPClientFile
 
 from backends.base import Capabilities, Data, cut
 from backends.errors import AlreadyExistsError, ConfigError, UnsupportedError
@@ -27,6 +28,7 @@ _SLOWEST = 64 << 10
 """Bytes a second below which a transfer is given up."""
 
 _PIECE_SIZE = 4 << 20
+_UNDER_WAY = 2
 _LOOK_FIRST_SIZE = 1 << 20
 """From this size on, it is worth a question whether the name is taken before anything is sent."""
 
@@ -105,10 +107,7 @@ class SFTPWriter:
             await self._make_folders(sftp, aside.rpartition("/")[0])
             file = await bounded(sftp.open(aside, "xb"))
         async with file:
-            offset = 0
-            for piece in source.pieces():
-                await bounded(file.write(piece, offset), len(piece))
-                offset += len(piece)
+            await _send(file, source)
             if timestamp_ms is not None:
                 seconds = timestamp_ms // 1000
                 await bounded(file.setstat(SFTPAttrs(atime=seconds, mtime=seconds)))
@@ -176,6 +175,27 @@ class SFTPWriter:
             if await bounded(sftp.exists(folder)):
                 raise ConfigError(f"{self._url}: a file is in the way of the folder {folder}") from None
             raise
+
+
+async def _send(file: SFTPClientFile, source: Source) -> None:
+    """Write the source, two pieces under way at once: the line is not idle while one ends and the next is read."""
+    offset = 0
+    under_way: deque[asyncio.Future[object]] = deque()
+    try:
+        for piece in source.pieces():
+            size = len(piece)
+            under_way.append(asyncio.ensure_future(bounded(file.write(piece, offset), size)))
+            offset += size
+            if len(under_way) == _UNDER_WAY:
+                await under_way.popleft()
+            else:
+                await asyncio.sleep(0)  # lets the first one begin before the next is read
+        while under_way:
+            await under_way.popleft()
+    finally:
+        await asyncio.gather(
+            *under_way, return_exceptions=True
+        )  # nothing is written to a file that is closed
 
 
 async def bounded(call: Awaitable[T], size: int = 0) -> T:

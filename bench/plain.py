@@ -10,7 +10,10 @@ from typing import Any
 from backends.base import PARALLEL_READS
 from tests.servers.storages import Storage
 
-__all__ = ["Plain", "plain_client"]
+__all__ = ["PATH", "Plain", "plain_client"]
+
+PATH = "bench"
+"""Where on the storage all of them work."""
 
 
 class Plain(ABC):
@@ -38,7 +41,7 @@ class Plain(ABC):
 def plain_client(kind: str, storage: Storage) -> Plain:
     """Connect the library of a kind of storage, by the settings that the real Litestream would get."""
     assert storage.peer
-    settings: Mapping[str, Any] = storage.peer("plain")
+    settings: Mapping[str, Any] = storage.peer(PATH)
     return _CLIENTS[kind](settings, storage.peer_environment)
 
 
@@ -129,6 +132,12 @@ class _SFTP(_Fsspec):
 
     def read(self, key: str, start: int, end: int) -> bytes:
         return self.read_many(key, [(start, end)])[0]
+
+    def upload(self, source: Path, key: str) -> None:
+        """Write it and have it synced, as ours is: else the disk would be waited for on one side only."""
+        super().upload(source, key)
+        with self.filesystem.open(f"{self.root}/{key}", "r+b") as file:
+            file.fsync()
 
     def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
         found = []
