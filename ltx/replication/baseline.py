@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from backends import NotFoundError
+from backends import NotFoundError, UnavailableError
 from ltx.errors import CorruptError, ReplicaError, UnsupportedVersionError
 from ltx.format import CHECKSUM_SIZE, Decoder, Header
 from ltx.replica.apply import FileError, decoded, pages_between
@@ -32,8 +32,18 @@ def meta_folder(database: str | os.PathLike[str]) -> Path:
 
 
 def checksum_at(replica: Replica, key: str) -> int:
-    """Return the checksum that an LTX file of a replica ends with."""
-    return int.from_bytes(replica.backend.get(key, -CHECKSUM_SIZE), "big")
+    """Return the checksum that an LTX file of a replica ends with.
+
+    Raises:
+        UnavailableError: The storage twice gave fewer bytes than it has: what they say would look like a conflict.
+    """
+    backend = replica.backend
+    data = backend.get(key, -CHECKSUM_SIZE)
+    if len(data) < CHECKSUM_SIZE:  # a broken stream, or a file that is damaged
+        data = backend.get(key, -CHECKSUM_SIZE)
+    if len(data) < CHECKSUM_SIZE and backend.head(key).size >= CHECKSUM_SIZE:
+        raise UnavailableError(f"{key} gave {len(data)} bytes where {CHECKSUM_SIZE} were asked for", key=key)
+    return int.from_bytes(data, "big")
 
 
 def table_path_of(path: Path, url: str) -> Path:

@@ -151,3 +151,17 @@ def test_a_storage_that_fails_while_we_find_out_what_it_has(number: int, tmp_pat
         assert database.uploaders[0].push()
     Replica(memory).restore(tmp_path / "out.db")
     assert (tmp_path / "out.db").read_bytes() == image(path)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_checksum_that_is_cut_short_is_no_conflict(times: int, tmp_path: Path) -> None:
+    path, memory = make(tmp_path / "a.db"), MemoryBackend(token_hex(6))
+    script = [Fault("get", number, "short") for number in range(1, 1 + times)]
+    faulty = FaultyBackend(memory, ScriptedFaults(Fault("put", 2, "duplicate"), *script))
+    with closing(Database(path, [Replica(faulty)], Settings())) as database:
+        database.sync()
+        assert database.uploaders[0].push() is (times == 1)
+        assert database.uploaders[0].push()
+    assert len(faulty.injected) == 1 + times
+    Replica(memory).restore(tmp_path / "out.db")
+    assert (tmp_path / "out.db").read_bytes() == image(path)
