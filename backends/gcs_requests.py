@@ -4,9 +4,10 @@ gcsfs's own calls try six times over half a minute and log what they retry; here
 """
 
 import asyncio
+import functools
 import json
 import os
-from collections.abc import AsyncIterator, Container, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -147,7 +148,8 @@ class GCSRequests:
                 sock_read=READ_TIMEOUT_S,
             )
             sent = {"Content-Length": str(size)} if method in ("POST", "PUT") else {}
-            async with session.request(
+            request = functools.partial(
+                session.request,
                 method,
                 self._url(filesystem, what, params or {}),
                 data=body or None,
@@ -155,8 +157,8 @@ class GCSRequests:
                 timeout=timeout,
                 proxy=self._proxy,
                 allow_redirects=False,
-            ) as response:
-                answer = Answer(response.status, response.headers, await response.read())
+            )
+            answer = await _exchange(request, again=method == "GET")
         except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
             raise self._failure(error) from error
         if answer.status >= 300 and answer.status not in accept:
@@ -265,6 +267,20 @@ class GCSRequests:
         if isinstance(error, ValueError | LookupError) and not isinstance(error, aiohttp.ClientError):
             return ConfigError(f"{place}: the option token cannot be understood: {error!r}")
         return UnavailableError(f"{place} does not answer: {error or type(error).__name__}")
+
+
+async def _exchange(request: Callable[[], "aiohttp.client._RequestContextManager"], *, again: bool) -> Answer:
+    """Send a request and read the answer; a read is sent again where the service had let an idle connection go."""
+    try:
+        async with request() as response:
+            return Answer(response.status, response.headers, await response.read())
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+        if not again:
+            raise
+    async with request() as response:
+        return Answer(response.status, response.headers, await response.read())
 
 
 def _proxy_for(location: str) -> str | None:
