@@ -1,7 +1,7 @@
 """Opening LTX files for queries: header, page index, and small files whole, in as few requests as it takes."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
@@ -24,6 +24,7 @@ TAIL_SIZE = 64 << 10
 WHOLE_SIZE = 512 << 10
 """A file up to this size is read whole, and so verified: one request in place of two and one for each page."""
 
+_BATCH_SIZE = 16 << 20
 _KEPT_SIZE = 8 << 20
 """Bytes of pages of one file that are kept when it is read whole."""
 
@@ -57,13 +58,12 @@ class FileOpener:
         known = {file: self._open.get(_identity(file)) for file in files if file.version}
         found = {file: opened for file, opened in known.items() if opened is not None}
         wanted = [file for file in files if file not in found]
-        if wanted:
-            heads_and_tails = self._replica.backend.get_ranges(
-                [piece for file in wanted for piece in _first_pieces(file)]
+        for some in _batches(wanted):
+            rest = iter(
+                self._replica.backend.get_ranges([piece for file in some for piece in _first_pieces(file)])
             )
-            rest = iter(heads_and_tails)
-            ends = [(b"" if _is_read_whole(file) else next(rest), next(rest)) for file in wanted]
-            for file, opened in zip(wanted, self._open_all(wanted, ends), strict=True):
+            ends = [(b"" if _is_read_whole(file) else next(rest), next(rest)) for file in some]
+            for file, opened in zip(some, self._open_all(some, ends), strict=True):
                 found[file] = opened
                 with self._lock.now:
                     self._open[_identity(file)] = opened
@@ -149,6 +149,20 @@ def _named(file: LTXFile) -> Iterator[None]:
 
 def _is_read_whole(file: LTXFile) -> bool:
     return file.size <= WHOLE_SIZE
+
+
+def _batches(files: Iterable[LTXFile]) -> Iterator[list[LTXFile]]:
+    """Cut files into groups that are read at once, so that many of them do not fill the memory."""
+    batch: list[LTXFile] = []
+    size = 0
+    for file in files:
+        batch.append(file)
+        size += sum(end - start for _, start, end in _first_pieces(file))
+        if size >= _BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _first_pieces(file: LTXFile) -> list[tuple[str, int, int]]:

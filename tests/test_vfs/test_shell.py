@@ -276,6 +276,7 @@ def test_the_interactive_shell_shows_what_it_is_on_and_takes_commands(
         f"SELECT litestream_set_time('{source.times[1].isoformat()}'); SELECT 'rows', count(*) FROM t;\n"
     )
     terminal.wait_for("rows,2\r\n")
+    terminal.wait_for("sqlite> ")
     terminal.type("\x04")
     assert terminal.end() == 0
 
@@ -287,6 +288,7 @@ def test_ctrl_c_on_a_terminal_ends_the_statement_and_not_the_shell(terminal: Ter
     terminal.type("\x03")
     terminal.wait_for("sqlite> ")
     terminal.type(".mode list\nSELECT 'still', 'here';\n")
-    terminal.wait_for("still|here")
+    terminal.wait_for("still|here\r\n")
+    terminal.wait_for("sqlite> ")
     terminal.type(".exit\n")
     assert terminal.end() == 0
