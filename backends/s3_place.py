@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 from backends.errors import ConfigError
 from backends.keys import check_key
 
-__all__ = ["S3Place", "parse"]
+__all__ = ["READS", "S3Place", "parse"]
 
 PART_SIZE = 8 << 20
 """Bytes of one part of an upload. 10,000 of them are 78 GiB; larger files get larger parts."""
@@ -27,6 +27,9 @@ SMALLEST_PART = 5 << 20
 
 UPLOADS = 4
 """Parts of one object under way at once, so memory holds at most one more than that."""
+
+READS = 32
+"""Ranges under way at once, each on a connection."""
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
@@ -235,7 +238,7 @@ def _filesystem(
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
         "retries": {"max_attempts": 0},  # a retry is a wrapper's business
-        "max_pool_connections": 32,
+        "max_pool_connections": READS,
     }
     if endpoint:  # checksums that not every service knows
         config |= {
