@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from backends import BackendError
+from backends import BackendError, NotFoundError
 from ltx.errors import ConflictError
 from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
@@ -116,7 +116,11 @@ class Uploader:
         self.txid = txid
 
     def wrote_before(self) -> bool:
-        """Whether the replica says that this database, on this machine, wrote to it last."""
+        """Whether the replica says that this database, on this machine, wrote to it last.
+
+        Raises:
+            BackendError: It does not say; no answer is not a no.
+        """
         theirs, ours = self._last_writer(), self._writer()
         return theirs is not None and all(theirs.get(name) == ours[name] for name in ("host", "database"))
 
@@ -171,7 +175,7 @@ class Uploader:
             raise self._conflict(f"{key} was written by somebody else", key) from error
 
     def _last_writer(self) -> Mapping[str, object] | None:
-        with suppress(BackendError, ValueError):
+        with suppress(NotFoundError, ValueError):
             found = json.loads(self.replica.backend.get(_WRITER_KEY))
             return found if isinstance(found, dict) else None
         return None
@@ -181,7 +185,9 @@ class Uploader:
 
     def _conflict(self, what: str, key: str | None = None) -> ConflictError:
         """Return the error that names both writers."""
-        ours, theirs = self._writer(), self._last_writer()
+        ours, theirs = self._writer(), None
+        with suppress(BackendError):
+            theirs = self._last_writer()
         if theirs == ours:
             theirs = None
         other = _named(theirs) if theirs else "one that did not leave its name"

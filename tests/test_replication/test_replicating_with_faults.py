@@ -165,3 +165,20 @@ def test_a_checksum_that_is_cut_short_is_no_conflict(times: int, tmp_path: Path)
     assert len(faulty.injected) == 1 + times
     Replica(memory).restore(tmp_path / "out.db")
     assert (tmp_path / "out.db").read_bytes() == image(path)
+
+
+def test_a_last_writer_that_cannot_be_read_is_no_stranger(tmp_path: Path) -> None:
+    """Of a database that changed wholly meanwhile only `writer.json` says that the replica is its own."""
+    path, memory = make(tmp_path / "a.db"), MemoryBackend(token_hex(6))
+    with closing(Database(path, [Replica(memory)], Settings())) as database:
+        database.sync()
+        assert database.uploaders[0].push()
+    shutil.rmtree(tmp_path / ".a.db-litestream")
+    with connected(path) as db:
+        db.execute("UPDATE t SET b = randomblob(length(b))")
+    faulty = FaultyBackend(memory, ScriptedFaults(Fault("get", 1, "error", part="writer.json")))
+    with closing(Database(path, [Replica(faulty)], Settings())) as database:
+        with pytest.raises(UnavailableError):
+            database.sync()
+        database.sync()
+        assert database.uploaders[0].push()
