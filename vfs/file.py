@@ -258,4 +258,7 @@ def _page_one(page: bytes, view: View) -> bytes:
     patched[18:20] = b"\x01\x01"
     patched[24:28] = patched[92:96] = counter
     patched[28:32] = view.commit.to_bytes(4, "big")
+    if view.lineage:  # another database's schema may have the same version
+        schema = int.from_bytes(page[40:44], "big") + view.lineage * _LINEAGE_STEP & 0xFFFFFFFF
+        patched[40:44] = schema.to_bytes(4, "big")
     return bytes(patched)

@@ -69,20 +69,25 @@ class FileOpener:
                     self._open[_identity(file)] = opened
         return [found[file] for file in files]
 
-    def is_another(self, file: LTXFile, opened: OpenFile) -> bool:
+    def is_another(self, file: LTXFile, opened: OpenFile, *, anyway: bool = False) -> bool:
         """Whether a file holds something else than the one of the same name that was opened.
 
         A version changes with less than the content, on some storages by a copy or by a change of permissions.
+
+        Args:
+            file: As it is listed now.
+            opened: The one that was opened.
+            anyway: Read its checksum even if its version is the same or was looked at before.
 
         Raises:
             NotFoundError: It is gone.
         """
         if file.size != opened.file.size:
             return True
-        if file.version == opened.file.version:
+        if file.version == opened.file.version and not anyway:
             return False
         identity = _identity(file)
-        if self._compared.get(identity) != opened.number:
+        if self._compared.get(identity) != opened.number or anyway:
             if len(self._compared) >= _MOST_NUMBERS:
                 self._compared.clear()
             self._compared[identity] = self._number(file, self._replica.backend.get(file.key, -TRAILER_SIZE))

@@ -20,14 +20,14 @@ from ltx import (
     UnsupportedVersionError,
 )
 from ltx.format import format_txid
-from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache
 from vfs.open_files import TAIL_SIZE, FileOpener
-from vfs.view import Doubt, OpenFile, Run, View, build_view, extend_view
+from vfs.pages import PageReader
+from vfs.view import OpenFile, View, build_view, extend_view
 from vfs.waiting import ForkedLock, Interrupted, Waiter
 
 __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
@@ -37,9 +37,6 @@ DEFAULT_TIMEOUT_S = 60.0
 """How long one wait for the storage may take, its retries included."""
 
 _PLANS = 4
-_FIRST_RUN, _LONGEST_RUN = 2, 512
-_RUN_SIZE = 1 << 20
-_KNOWN_BETWEEN = 4
 
 
 class Source:
@@ -57,12 +54,13 @@ class Source:
         self.replica = replica
         self.cache = PageCache(cache_size)
         self._files = FileOpener(replica, self.cache)
+        self._waiter = Waiter(replica.url, timeout_s)
+        self._pages = PageReader(replica.backend, self.cache, self._waiter)
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._latest: View | None = None
         self._lineage = 0
         self._looked: float | None = None
         self._no_look_before = 0.0
-        self._waiter = Waiter(replica.url, timeout_s)
 
     @property
     def lag_s(self) -> float:
@@ -138,38 +136,8 @@ class Source:
             return found
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
-        """Return a page of a view, and keep up to `ahead` of those that lie behind it.
-
-        Raises:
-            FileError: A file that it lies in, or could lie in, is gone or damaged.
-        """
-        if pgno == view.lock_page:
-            return bytes(view.page_size)
-        file = view.file_of(pgno)
-        doubts = view.doubts(pgno) if view.unverified else []
-        page = self.cache.get((file.number, pgno))
-        if page is None:
-            run = self._lacking(view.run_at(pgno, min(_LONGEST_RUN, max(_FIRST_RUN, ahead)), _RUN_SIZE))
-            pages = self._waiter.wait(lambda: self._read(view.page_size, run, doubts), interrupted)
-            self.cache.put(((file.number, number), data) for number, data in pages)
-            page = pages[0][1]
-        elif doubts:
-            self._waiter.wait(lambda: self._read(view.page_size, None, doubts), interrupted)
-        if pgno == 1:
-            _check_commit(view, page)
-        return page
-
-    def _lacking(self, run: Run) -> Run:
-        """Cut a run off where pages follow that are in the cache; a few between others are not worth a request."""
-        end = known = 0
-        for place, (pgno, _, _) in enumerate(run.frames):
-            if (run.file.number, pgno) in self.cache:
-                known += 1
-                if known == _KNOWN_BETWEEN:
-                    break
-            else:
-                known, end = 0, place + 1
-        return run.cut(end)
+        """Return a page of a view, as `PageReader.page`."""
+        return self._pages.page(view, pgno, ahead, interrupted)
 
     def _look(self) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened."""
@@ -181,7 +149,9 @@ class Source:
         return self._newest(self.replica.files())
 
     def _newest(self, files: Sequence[LTXFile]) -> View:
-        if self._latest is not None and self._is_anew(self._latest, files):
+        if self._latest is not None and (
+            self._is_anew(self._latest, files) or self._is_lost(self._latest, files)
+        ):
             self._forget()
         view = self._latest
         reach = reach_of(files).txids  # beyond a gap a reader waits
@@ -257,6 +227,15 @@ class Source:
         except NotFoundError:
             return False
 
+    def _is_lost(self, view: View, files: Sequence[LTXFile]) -> bool:
+        """Whether a view's TXID is not there any more: no file reaches it, and that is not for a stale listing."""
+        if any(file.max_txid >= view.txid for file in files):
+            return False
+        try:
+            return self._files.is_another(view.last.file, view.last, anyway=True)
+        except NotFoundError:
+            return True
+
     def _forget(self) -> None:
         """Begin anew with what lies on the storage, TXIDs included."""
         self._latest = None
@@ -304,66 +283,6 @@ class Source:
     def _keep(self, view: View) -> View:
         self._views[view.txid] = view
         return view
-
-    def _read(self, page_size: int, run: Run | None, doubts: Sequence[Doubt]) -> list[tuple[int, bytes]]:
-        """Read and check a run, and what is in doubt about it, at the same time."""
-        parts = [*doubts, *([run] if run else ())]
-        try:
-            read = self.replica.backend.get_ranges(
-                [(each.file.file.key, each.start, each.end) for each in parts]
-            )
-        except NotFoundError as error:
-            gone = next((each for each in parts if each.file.file.key == error.key), parts[0])
-            raise FileError(gone.file.file, error) from error
-        for doubt, frames in zip(doubts, read, strict=False):
-            _dispel(doubt, frames)
-        return _decode(run, read[-1], page_size) if run else []
-
-
-def _decode(run: Run, read: bytes, page_size: int) -> list[tuple[int, bytes]]:
-    """Decode and check frames. Those behind the first that are damaged are left for when they are asked for."""
-    data = memoryview(read)
-    pages: list[tuple[int, bytes]] = []
-    for pgno, start, size in run.frames:
-        try:
-            pages.append((pgno, decode_frame(data[start : start + size], pgno, page_size)))
-        except CorruptError as error:
-            if pages:
-                break
-            error.offset = run.start + start + (error.offset or 0)
-            raise FileError(run.file.file, error) from error
-    return pages
-
-
-def _check_commit(view: View, page_one: bytes) -> None:
-    """See that the file that says how many pages there are does not deny some, where it was not verified.
-
-    SQLite itself would find out, if a reader's page 1 did not have the number that the file says.
-    """
-    stated = int.from_bytes(page_one[28:32], "big")
-    if view.last.is_verified or page_one[24:28] != page_one[92:96] or stated <= view.commit:
-        return
-    raise FileError(
-        view.last.file, CorruptError(f"a database of {stated} pages would have {view.commit}", offset=12)
-    )
-
-
-def _dispel(doubt: Doubt, frames: bytes) -> None:
-    """See that the frames around a place are those that the index names.
-
-    Raises:
-        FileError: They are not.
-    """
-    for pgno, start in doubt.heads:
-        head = frames[start : start + FRAME_HEAD.size]
-        if len(head) < FRAME_HEAD.size or FRAME_HEAD.unpack(head)[0] != pgno:
-            raise FileError(
-                doubt.file.file,
-                CorruptError(
-                    f"the page index names page {pgno} where another lies", offset=doubt.start + start
-                ),
-            )
-    doubt.file.proven.add(doubt.place)
 
 
 _sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary()

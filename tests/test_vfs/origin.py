@@ -113,8 +113,11 @@ def origin(folder: Path, url: str = "", *, page_size: int = 4096, setup: str = "
 
 
 def as_read(state: bytes) -> bytes:
-    """Return a database's bytes without those in which a reader's page 1 differs from the source's."""
-    return state[:18] + state[20:24] + state[32:92] + state[96:]
+    """Return a database's bytes without those in which a reader's page 1 differs from the source's.
+
+    The version of the schema is one of them where a replica was made anew.
+    """
+    return state[:18] + state[20:24] + state[32:40] + state[44:92] + state[96:]
 
 
 def content(connection: apsw.Connection, schema: str = "main") -> bytes:

@@ -10,7 +10,7 @@ import pytest
 
 import vfs
 from backends import ObjectInfo
-from ltx import LTXError, NotReachableError
+from ltx import LTXError, NoSnapshotError, NotReachableError
 from tests.test_vfs.origin import Origin, as_read, content, number, origin, rows, seen
 from tests.test_vfs.storages import Request, hooked
 
@@ -324,20 +324,53 @@ def test_a_replica_made_anew_under_the_same_names_is_never_mixed_with_the_old_on
     assert content(vfs.connect(source.url, txid=2)) == as_read(source.states[2])
 
 
-def test_a_replica_made_anew_without_a_common_name_is_followed_after_one_error_at_most(
-    source: Origin,
-) -> None:
+def test_a_replica_made_anew_without_a_common_name_is_followed(source: Origin) -> None:
+    """Its TXIDs are lower, and the file that we have the newest one from is gone: no listing is that stale."""
     for _ in range(4):
         change(source)
     source.snapshot()
     source.prune(0, 6)
-    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    db = vfs.connect(source.url, poll_interval=0)
     assert follows(db, source)
     source.begin_anew()
     source.commit("UPDATE t SET n = n + 1000")
-    db.execute("PRAGMA cache_size = 1")
-    with pytest.raises(LTXError, match="TXID 0000000000000005"):
-        content(db)
     assert follows(db, source)
     change(source)
+    assert follows(db, source)
+    assert follows(vfs.connect(source.url), source)
+
+
+def test_a_replica_that_is_removed_is_said_to_be_gone(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0)
+    assert follows(db, source)
+    source.begin_anew()
+    with pytest.raises(NoSnapshotError, match=f"no LTX files lie at {source.url}"):
+        rows(db, ALL)
+    source.commit("UPDATE t SET n = 7")
+    assert follows(db, source)
+
+
+def test_another_database_in_the_same_place_has_a_schema_of_its_own(source: Origin, tmp_path: Path) -> None:
+    """Both were made by one statement, so that the version of their schemas is the same."""
+    db = vfs.connect(source.url, poll_interval=0)
+    assert rows(db, ALL) == [(100, 100)]
+    source.begin_anew()
+    with origin(tmp_path, source.url, page_size=512) as other:
+        other.commit("CREATE TABLE other (a, b)", "INSERT INTO other VALUES ('new', 1)")
+        with pytest.raises(apsw.SQLError, match="no such table: t"):
+            rows(db, ALL)
+        assert rows(db, "SELECT * FROM other") == [("new", 1)]
+        assert follows(db, other)
+
+
+def test_a_held_view_of_a_replica_made_anew_ends_in_an_error_that_says_so(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0, cache_size=0)
+    db.execute("PRAGMA cache_size = 1; BEGIN")
+    assert seen_after(db) == 1
+    change(source)
+    source.begin_anew()
+    source.commit("DELETE FROM t WHERE id > 7", "UPDATE t SET n = 5")
+    with pytest.raises(LTXError, match=r"0000000000000001.*(was made anew|damaged)"):
+        rows(db, ALL)
+    db.execute("ROLLBACK")
     assert follows(db, source)
