@@ -16,10 +16,7 @@ from backends.retrying import RetryingBackend
 from bench.plain import PATH, Plain, plain_client
 from tests.servers.storages import STORAGES, Storage
 
-__all__ = ["BACKENDS", "bench_backends"]
-
-BACKENDS = ("s3", "webdav", "gcs", "azure", "sftp")
-"""Those with a library to compare with."""
+__all__ = ["bench_backends"]
 
 AT_MOST = 1.15
 """Of the library's time."""
@@ -37,7 +34,7 @@ class _Cost(NamedTuple):
     cpu_s: float
 
 
-def bench_backends(folder: Path, names: Sequence[str] = BACKENDS, repeats: int = 5) -> bool:
+def bench_backends(folder: Path, names: Sequence[str], repeats: int) -> bool:
     """Measure each, print a table, and return whether our layer is within the goal everywhere."""
     chance = random.Random(5)
     source = folder / "source"

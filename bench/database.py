@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import apsw
-
 __all__ = ["make_database"]
 
 _WORDS = [
@@ -35,6 +33,8 @@ def make_database(path: Path, megabytes: int) -> Path:
 
 
 def _make(path: Path, megabytes: int, seed: int = 7) -> None:
+    import apsw  # only in the process that makes it: whoever starts what is measured stays small
+
     chance = random.Random(seed)
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF")
