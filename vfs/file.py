@@ -110,7 +110,8 @@ class ReplicaFile:
         with _coded():
             if level > apsw.SQLITE_LOCK_SHARED:
                 self._refuse()
-            if self._lock_level == apsw.SQLITE_LOCK_NONE and level == apsw.SQLITE_LOCK_SHARED:
+            if level == apsw.SQLITE_LOCK_SHARED:
+                self._lock_level = apsw.SQLITE_LOCK_NONE  # also where Ctrl-C came into the last unlock
                 self._view = self._fixed or self.source.latest(self._poll_interval_s, self._interrupted)
                 self._lock_level = level
 

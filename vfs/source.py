@@ -250,7 +250,8 @@ class Source:
             NotReachableError: Files are gone, and no others have what they held.
         """
         avoided: set[str] = set()
-        for _ in range(_PLANS):
+        tries = _PLANS
+        while tries:
             plan = make_plan(files, txid)
             try:
                 opened = self._files.open(plan.files)
@@ -261,8 +262,11 @@ class Source:
                 if txid not in reach_of(files).txids:
                     raise error.public() from error
             except NotFoundError as error:
+                tries -= 1
                 avoided.add(error.key or "")
                 files = [file for file in self.replica.files() if file.key not in avoided]
+                if not files:
+                    raise
         raise self._too_fast()
 
     def _too_fast(self) -> UnavailableError:
@@ -290,7 +294,9 @@ _sources_lock = ForkedLock()
 
 
 def open_source(url: str, cache_size: int, timeout_s: float, options: dict[str, object]) -> Source:
-    """Return the source of a replica; the same one for the same URL, options and limits while it is in use.
+    """Return the source of a replica; the same one for the same place, options and limits while it is in use.
+
+    The place is what the URL means now: a relative path and the environment can give it another meaning later.
 
     Raises:
         backends.ConfigError: The URL, an option or a limit is wrong.
@@ -299,10 +305,11 @@ def open_source(url: str, cache_size: int, timeout_s: float, options: dict[str, 
         raise ConfigError(f"cache_size is a number of bytes, not {cache_size}")
     if not 0 < timeout_s < 1 << 31:
         raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s}")
-    key = (url, cache_size, timeout_s, repr(sorted(options.items())))
+    replica = Replica.open(url, **options)
+    key = (url, replica.url, cache_size, timeout_s, repr(sorted(options.items())))
     with _sources_lock.now:
         source = _sources.get(key)
         if source is None:
-            source = Source(Replica.open(url, **options), cache_size=cache_size, timeout_s=timeout_s)
+            source = Source(replica, cache_size=cache_size, timeout_s=timeout_s)
             _sources[key] = source
         return source

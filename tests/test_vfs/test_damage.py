@@ -154,6 +154,16 @@ def test_several_damaged_files_are_all_passed_over(source: Origin) -> None:
     assert not copy.answer({key: copy.files[key][:-3] for key in damaged})
 
 
+def test_any_number_of_damaged_files_is_passed_over(source: Origin) -> None:
+    for each in range(8):
+        source.commit(f"UPDATE t SET a = {each} WHERE id = 80")
+        source.merge(1, source.newest, source.newest)
+    copy = Copy(source)
+    damaged = [key for key in copy.files if key.startswith("ltx/1")]
+    assert len(damaged) == 9
+    assert not copy.answer({key: copy.files[key][:-3] for key in damaged})
+
+
 def test_a_file_damaged_under_a_reader_is_planned_around_to_the_same_txid(source: Origin) -> None:
     """The index was read when the file was whole; its frames are not, when they are needed."""
     db = vfs.connect(source.url, cache_size=0)
