@@ -44,16 +44,18 @@ class PageReader:
         if pgno == view.lock_page:
             return bytes(view.page_size)
         file = view.file_of(pgno)
-        doubts = view.doubts(pgno) if view.unverified else []
+        doubts = view.doubts(pgno)
         page = self._cache.get((file.number, pgno))
         if page is None:
             room = min(self._cache.max_size // 4, _RUN_PAGES_SIZE) // view.page_size
             run = self._lacking(view.run_at(pgno, max(1, min(ahead, room)), _RUN_SIZE))
             pages = self._waiter.wait(lambda: self._read(view.page_size, run, doubts), interrupted)
             self._cache.put(((file.number, number), data) for number, data in pages)
+            view.trust(number for number, _ in pages)
             page = pages[0][1]
         elif doubts:
             self._waiter.wait(lambda: self._read(view.page_size, None, doubts), interrupted)
+            view.trust((pgno,))
         if pgno == 1:
             _check_commit(view, page)
         return page

@@ -38,6 +38,9 @@ DEFAULT_TIMEOUT_S = 60.0
 
 _PLANS = 4
 
+_MANY = 64
+"""Files that a view may have before one with fewer is looked for."""
+
 
 class Source:
     """One replica, open for queries. Safe to use from several threads, and in a forked child.
@@ -167,6 +170,9 @@ class Source:
             return self._open(files, reach[-1])  # only a snapshot leads there
         if not following:
             return view
+        too_many = len(view.files) > _MANY and reached in reach
+        if too_many and len(make_plan(files, reached).files) < len(view.files) // 2:
+            return self._open(files, reached)  # merged files have the same in fewer pieces
         try:
             opened = self._files.open(following)
             return self._keep(extend_view(view, opened, opened[-1].header.timestamp))

@@ -1,6 +1,6 @@
 """One state of a database, and where each of its pages lies: immutable, so that a reader can hold on to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -97,6 +97,7 @@ class View:
         files: The files that its pages lie in, in the order of the plan, and unverified ones behind the first.
         last: The file that ends with the transaction, which says how many pages there are.
         unverified: Those of the files that were not verified, the first file apart.
+        trusted: For each page whether it is known to lie in no newer file; empty where none is in doubt.
         lineage: Tells apart the replicas that lay in one place, one after the other, and used the same TXIDs.
     """
 
@@ -110,6 +111,7 @@ class View:
     _size_of: NDArray[np.uint32]
     last: OpenFile
     unverified: tuple[OpenFile, ...] = ()
+    trusted: bytearray = field(default_factory=bytearray)
     lineage: int = 0
 
     @property
@@ -168,6 +170,8 @@ class View:
         That a newer file lacks it is what its index says. The numbers in the index of a file that was not
         verified whole have nothing to be checked against but the frames themselves.
         """
+        if not self.unverified or self.trusted[pgno]:
+            return []
         found_in = self.file_of(pgno).file.max_txid
         doubts = []
         for file in self.unverified:
@@ -175,7 +179,15 @@ class View:
                 place = int(np.searchsorted(file.index.pgnos, pgno))
                 if place not in file.proven:
                     doubts.append(_doubt(file, place))
+        if not doubts:
+            self.trusted[pgno] = True
         return doubts
+
+    def trust(self, pgnos: Iterable[int]) -> None:
+        """Take pages for the newest from now on: what there was to look at was right."""
+        if self.unverified:
+            for pgno in pgnos:
+                self.trusted[pgno] = True
 
 
 def _doubt(file: OpenFile, place: int) -> Doubt:
@@ -238,8 +250,22 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     txid, last = opened[-1].file.max_txid, opened[-1]
     files, places, offsets, sizes = _packed(files, arrays)
     doubtful = tuple(each for each in files[1:] if not each.is_verified)
+    trusted = bytearray(commit + 1 if doubtful else 0)
+    if doubtful and view.trusted and all(each.is_verified for each in opened):
+        trusted[: len(view.trusted)] = view.trusted[: len(trusted)]
     return View(
-        txid, time, view.page_size, commit, files, places, offsets, sizes, last, doubtful, view.lineage
+        txid,
+        time,
+        view.page_size,
+        commit,
+        files,
+        places,
+        offsets,
+        sizes,
+        last,
+        doubtful,
+        trusted,
+        view.lineage,
     )
 
 

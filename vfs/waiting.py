@@ -83,12 +83,14 @@ class Waiter:
         """Let one in at a time; waiting for the turn is bounded and notices an interrupt too."""
         lock = self._turn.now
         check = self._checking(interrupted)
-        while not lock.acquire(timeout=_NOTICE_S):
-            check()
+        has_turn = False
         try:
+            while not (has_turn := lock.acquire(timeout=_NOTICE_S)):
+                check()
             yield
         finally:
-            lock.release()
+            if has_turn:
+                lock.release()
 
     def _checking(self, interrupted: Interrupted) -> Callable[[], None]:
         deadline = time.monotonic() + self.timeout_s

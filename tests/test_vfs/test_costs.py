@@ -12,6 +12,7 @@ import vfs
 from backends import Backend
 from tests.test_vfs.origin import Origin, number, origin, rows, seen
 from tests.test_vfs.storages import hooked
+from vfs.open_files import WHOLE_SIZE
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
 
 SCAN = "SELECT count(*) FROM t WHERE length(b) > 1"
@@ -139,6 +140,23 @@ def test_connections_share_looks_and_pages(source: Origin) -> None:
     others = [quiet(source.url) for _ in range(5)]
     others.append(apsw.Connection(vfs.uri(source.url, poll_interval=3600), flags=apsw.SQLITE_OPEN_URI | 1))
     for other in others:
+        assert number(other, SCAN) == 2995
+    assert meter.read() == {}
+
+
+def test_a_big_increment_costs_a_small_read_beside_a_page_and_nothing_again(source: Origin) -> None:
+    """It is not verified whole: that it lacks a page is looked up in it, once for each place in its index."""
+    source.commit("UPDATE t SET b = randomblob(1000) WHERE id BETWEEN 1000 AND 1700")
+    assert source.replica.files()[-1].size > WHOLE_SIZE
+    db = quiet(source.url)
+    meter = Meter(source.url)
+    assert rows(db, "SELECT length(b) FROM t WHERE id = 10") == [(1000,)]
+    assert meter.read()["get"] <= 4
+    assert meter.bytes() < 30_000
+    assert number(db, SCAN) == 2995
+    assert meter.read()["get"] < 25
+    assert meter.bytes() < sum(file.size for file in source.replica.files()) * 1.1
+    for other in (db, quiet(source.url)):
         assert number(other, SCAN) == 2995
     assert meter.read() == {}
 

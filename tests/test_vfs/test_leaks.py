@@ -14,6 +14,7 @@ import pytest
 import vfs
 from ltx import LTXError
 from tests.test_vfs.origin import Origin, number, origin
+from vfs import open_files
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
 
 COUNT = "SELECT count(*) FROM t"
@@ -111,6 +112,25 @@ def test_following_for_long_keeps_no_files_that_no_page_lies_in(tmp_path: Path) 
             source.commit(f"UPDATE t SET n = {each}")
             assert number(db, "SELECT n FROM t") == each
         assert len(kept.latest(3600, bool).files) <= 3
+
+
+def test_files_that_pile_up_are_left_for_merged_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds the newest page of some row, or was not verified: a reader for months would keep them all."""
+    monkeypatch.setattr(open_files, "WHOLE_SIZE", 0)
+    monkeypatch.setattr(open_files, "TAIL_SIZE", 100)
+    with origin(tmp_path, page_size=512) as source:
+        source.commit("CREATE TABLE t (id INTEGER PRIMARY KEY, n)", "INSERT INTO t VALUES (1, 0), (2, 0)")
+        db = vfs.connect(source.url, poll_interval=0)
+        kept = open_source(source.url, DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, {})
+        counts = []
+        for each in range(1, 90):
+            source.commit(f"UPDATE t SET n = {each} WHERE id = {1 + each % 2}")
+            if each == 62:
+                source.write(1, source.replica.plan().files)
+            assert number(db, "SELECT max(n) FROM t") == each
+            counts.append(len(kept.latest(3600, bool).files))
+        assert max(counts) > 60
+        assert counts[-1] < 35
 
 
 def test_the_cache_stays_within_its_size(tmp_path: Path) -> None:
