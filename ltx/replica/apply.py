@@ -11,7 +11,7 @@ from ltx.errors import CorruptError, LTXError, UnsupportedVersionError
 from ltx.format import Decoder, Header, lock_page
 from ltx.replica.files import LTXFile
 
-__all__ = ["FAULTS", "FileError", "Progress", "apply_files", "decoded", "pages_between"]
+__all__ = ["FAULTS", "FileError", "Progress", "apply_files", "check_name", "decoded", "pages_between"]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all; the first call has done = 0."""
@@ -102,7 +102,7 @@ def decoded(
     for file in files:
         try:
             decoder = Decoder(reading.of(file))
-            _check_name(file, decoder.header)
+            check_name(file, decoder.header)
             yield file, decoder
         except FAULTS as error:
             raise FileError(file, error) from error
@@ -134,7 +134,8 @@ def apply_files(
     return header
 
 
-def _check_name(file: LTXFile, header: Header) -> None:
+def check_name(file: LTXFile, header: Header) -> None:
+    """Raise `CorruptError` where a header has other TXIDs than the name of its file."""
     if (header.min_txid, header.max_txid) != (file.min_txid, file.max_txid):
         raise CorruptError(
             f"the header says TXIDs {header.min_txid:016x} to {header.max_txid:016x}, the name says otherwise",

@@ -18,7 +18,7 @@ from ltx.errors import (
     UnsupportedVersionError,
 )
 from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
-from ltx.replica.apply import FileError, Progress, apply_files
+from ltx.replica.apply import FileError, Progress, apply_files, check_name
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.layout import Layout, native_layout
 from ltx.replica.output import check_integrity, check_kind, new_database
@@ -126,9 +126,11 @@ class Replica:
                 raise FileError(gone, error) from error
             for file, data in zip(unknown, read, strict=True):
                 try:
-                    self._headers[_identity(file)] = Header.unpack(data)
+                    header = Header.unpack(data)
+                    check_name(file, header)
                 except (CorruptError, UnsupportedVersionError) as error:
                     raise FileError(file, error) from error
+                self._headers[_identity(file)] = header
         return [self._headers[_identity(file)] for file in files]
 
     def times(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:

@@ -244,3 +244,14 @@ def _apply(replica: Replica, files: Sequence[object], path: Path) -> None:
 
     with open(path, "wb") as file:
         apply_files(replica.backend, files, file.fileno())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("place", [23, 31])
+def test_a_header_that_names_other_txids_than_the_file_gives_no_time(place: int) -> None:
+    backend = MemoryBackend(f"names-{place}")
+    HISTORY.put(backend, "0:1", "0:2", "0:3")
+    key = key_of(0, 2)
+    backend.put(key, flipped(backend.get(key), place))
+    replica = Replica(backend)
+    with pytest.raises(CorruptError, match=re.escape(key)):
+        replica.times([file.max_txid for file in replica.files()], replica.files())
