@@ -100,8 +100,6 @@ def test_their_replica_merged_further_and_pruned_by_us_stays_what_it_was(
             compact(replica, level)
         snapshot(replica)
         assert replica.files(9)[-1].max_txid == replica.files(0)[-1].max_txid
-        # Where theirs was pruned, files of its level 2 need not follow each other.
-        assert name == PRUNED or len(replica.files(3)) >= (had[2] > 1)
         assert replica.verify().is_sound
         assert restored_by_both(peer, replica, tmp_path, list(before)) == before
         done = retain(replica, RetentionPolicy(timedelta(days=1), timedelta(0)))
