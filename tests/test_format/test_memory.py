@@ -42,6 +42,7 @@ def peak_kib(way: str, count: int, page_size: int) -> int:
 @pytest.mark.parametrize(("way", "page_size"), [("encode", 4096), ("decode", 4096), ("merge", 512)])
 def test_a_hundred_times_the_pages_take_no_more_memory(way: str, page_size: int) -> None:
     small, large = peak_kib(way, SMALL, page_size), peak_kib(way, LARGE, page_size)
-    # Some batches of pages in threads, their entries of the index, and up to 4 MiB of index a file.
-    assert large - small < 24 * 1024, (small, large)
+    # Some batches of pages, their entries of the index, and up to 4 MiB of index a file. Merging pages of 512 bytes
+    # takes more of it: the objects of a page weigh as much as the page, in each batch that waits for the helper.
+    assert large - small < (24 if way == "merge" else 16) * 1024, (small, large)
     assert large < 64 * 1024
