@@ -73,10 +73,10 @@ class PinnedDatabase:
         run = max(1, _READ_SIZE // size)
         for first in range(1, self.commit + 1, run):
             count = min(run, self.commit + 1 - first)
-            data = memoryview(self._read(DATABASE, (first - 1) * size, count * size))
+            data = self._read(DATABASE, (first - 1) * size, count * size)
             for place in range(count):
                 pgno = first + place
-                page = bytes(data[place * size : (place + 1) * size])
+                page = data[place * size : (place + 1) * size]
                 if pgno == in_wal:
                     page = self._read(WAL, offset, size)
                     in_wal, offset = next(from_wal, (0, 0))
