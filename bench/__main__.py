@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.restore import bench_memory, bench_restore
 
-_BENCHES = ("restore", "memory", "backends")
+_BENCHES = ("restore", "memory", "backends", "vfs")
 _STORAGES = ("s3", "webdav", "gcs", "azure", "sftp")
 
 
@@ -29,6 +29,9 @@ def main() -> int:
         "--memory", type=int, nargs="*", default=[100, 1000], help="sizes in MB for memory (100 1000)"
     )
     parser.add_argument(
+        "--vfs-megabytes", type=int, default=100, help="for vfs: size of the database to query (100)"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="where to work; needs about eight times the size (a temporary one)"
     )
     options = parser.parse_args()
@@ -41,6 +44,10 @@ def main() -> int:
             from bench.backends import bench_backends
 
             met &= bench_backends(Path(folder), options.storage, options.repeats)
+        if "vfs" in options.only:
+            from bench.vfs import bench_vfs
+
+            met &= bench_vfs(Path(folder), options.vfs_megabytes, options.repeats)
     return 0 if met else 1
 
 
