@@ -16,6 +16,7 @@ ENTRY_POINT_GROUP = "ltx.backends"
 """Other packages name their backends in this group: `scheme = "module:Class"`."""
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?=://|::)")
+_MISSPELT = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)(.*)", re.DOTALL)
 _CHAIN = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+::|::[a-zA-Z][a-zA-Z0-9+.-]+(?:://|::)")
 _FSSPEC = "backends.fsspec:FsspecBackend"
 _FAULTY = "faulty+"
@@ -85,6 +86,7 @@ def open_backend(url: str, **options: object) -> Backend:
         ConfigError: The URL or an option is wrong.
     """
     match = _SCHEME.match(url)
+    _check_spelling(url)
     scheme = match[1].lower() if match else "file"
     entry = _entry(scheme, chained=bool(match and _CHAIN.search(url)))
     module_name, _, class_name = entry.target.partition(":")
@@ -101,6 +103,16 @@ def open_backend(url: str, **options: object) -> Backend:
         raise ConfigError(f"{scheme}:// is registered as {entry.target}, but there is no such class")
     backend: Backend = getattr(module, class_name).from_url(url, **options)
     return backend
+
+
+def _check_spelling(url: str) -> None:
+    """Refuse `s3:/bucket`, which would quietly be a folder."""
+    found = _MISSPELT.match(url)
+    if found and found[1].lower() in schemes():
+        place = found[2] if found[1] == "file" else found[2].lstrip("/")
+        raise ConfigError(
+            f"a URL has two slashes: write {found[1]}://{place}, or ./{url} for a folder of that name"
+        )
 
 
 def _entry(scheme: str, *, chained: bool) -> _Entry:

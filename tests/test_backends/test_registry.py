@@ -54,6 +54,19 @@ class TestOurs:
     def test_paths(self, url: str) -> None:
         assert isinstance(open_backend(url), LocalBackend)
 
+    @pytest.mark.parametrize(
+        ("url", "meant"),
+        [
+            ("s3:/bucket/app", "s3://bucket/app"),
+            ("webdav:host/app", "webdav://host/app"),
+            ("file:/srv/app", "file:///srv/app"),
+        ],
+    )
+    def test_a_url_with_too_few_slashes_is_no_folder(self, url: str, meant: str) -> None:
+        with pytest.raises(ConfigError, match=f"write {meant},"):
+            open_backend(url)
+        assert isinstance(open_backend(f"./{url}"), LocalBackend)
+
     def test_memory(self) -> None:
         assert isinstance(open_backend("memory://x"), MemoryBackend)
 
