@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.restore import bench_memory, bench_restore
 
-_BENCHES = ("restore", "memory", "backends", "vfs")
+_BENCHES = ("restore", "memory", "backends", "vfs", "replicate")
 _STORAGES = ("s3", "webdav", "gcs", "azure", "sftp")
 
 
@@ -32,6 +32,18 @@ def main() -> int:
         "--vfs-megabytes", type=int, default=100, help="for vfs: size of the database to query (100)"
     )
     parser.add_argument(
+        "--commits", type=int, default=20, help="for replicate: commits timed on each storage (20)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=5,
+        help="for replicate: how long an application writes, each time (5)",
+    )
+    parser.add_argument(
+        "--idle", type=int, nargs="*", default=[1, 100, 500], help="for replicate: idle databases (1 100 500)"
+    )
+    parser.add_argument(
         "--folder", type=Path, help="where to work; needs about eight times the size (a temporary one)"
     )
     options = parser.parse_args()
@@ -48,6 +60,11 @@ def main() -> int:
             from bench.vfs import bench_vfs
 
             met &= bench_vfs(Path(folder), options.vfs_megabytes, options.repeats)
+        if "replicate" in options.only:
+            from bench.replicate import Sizes, bench_replicate
+
+            sizes = Sizes(options.commits, options.seconds, options.idle, options.repeats)
+            met &= bench_replicate(Path(folder), sizes)
     return 0 if met else 1
 
 
