@@ -62,7 +62,8 @@ def main(
             connection.close()
     except (LTXError, BackendError, ValueError, apsw.Error, ShellError) as error:
         if not getattr(error, "_handle_exception_saw_this", False):  # the shell has printed it
-            print(f"vfs: {error}", file=sys.stderr)
+            advice = ": a replica answers questions; write to the database itself"
+            print(f"vfs: {error}{advice if isinstance(error, apsw.ReadOnlyError) else ''}", file=sys.stderr)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         sys.stdout.flush()

@@ -97,7 +97,10 @@ def test_times_and_txids_are_visited(source: Origin) -> None:
     ("arguments", "message"),
     [
         (["SELECT * FROM nope"], "no such table: nope\n"),
-        (["INSERT INTO t VALUES (1, 2)"], "attempt to write a readonly database\n"),
+        (
+            ["INSERT INTO t VALUES (1, 2)"],
+            "attempt to write a readonly database: a replica answers questions; write to the database itself\n",
+        ),
         ([".nosuch"], 'vfs: Unknown command "nosuch".  Enter ".help" for help\n'),
         (
             ["--at", "10 years ago", "SELECT 1"],
