@@ -14,7 +14,7 @@ from tests.test_replica.histories import History, time_of
 POLICY = LevelPolicy()
 NOON = datetime(2026, 9, 21, 12, tzinfo=UTC)
 
-moments = st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the strategy adds the zone
+moments = st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 intervals = st.timedeltas(timedelta(milliseconds=1), timedelta(days=40))
 
 

@@ -1,0 +1,81 @@
+"""The dialect `sqlite+litestream` for SQLAlchemy: `create_engine("sqlite+litestream:///?replica_url=...&at=-1h")`.
+
+It is SQLAlchemy's own dialect of SQLite on `vfs.dbapi`: an entry point names it, so that it needs no import.
+"""
+
+from typing import Any
+
+from sqlalchemy import Engine, event
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIModule
+from sqlalchemy.engine.url import URL
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import Pool, QueuePool
+
+from vfs import dbapi
+
+__all__ = ["LitestreamDialect"]
+
+_NUMBERS = {"poll_interval": float, "timeout": float, "cache_size": int}
+_TEXTS = ("at", "txid")
+
+
+class LitestreamDialect(SQLiteDialect_pysqlite):
+    """SQLite on a replica, read-only.
+
+    A connection that goes back to its pool is taken back to the time of its engine, whatever was set on it meanwhile.
+    """
+
+    driver = "litestream"
+    supports_statement_cache = True
+
+    @classmethod
+    def import_dbapi(cls) -> DBAPIModule:
+        """Return `vfs.dbapi`."""
+        return dbapi  # type: ignore[return-value]  # its classes are those of the protocol, by another name
+
+    @classmethod
+    def get_pool_class(cls, url: URL) -> type[Pool]:  # noqa: ARG003
+        """Keep a few connections: they share their pages, and each has a thread at a time."""
+        return QueuePool
+
+    @classmethod
+    def engine_created(cls, engine: Engine) -> None:
+        """Have connections reset when they go back to the pool."""
+        event.listen(engine.pool, "reset", _reset)
+
+    def create_connect_args(self, url: URL) -> ConnectArgsType:
+        """Return what `vfs.dbapi.connect` is called with.
+
+        Raises:
+            ArgumentError: The URL names no replica, or has what it cannot have.
+        """
+        query: dict[str, Any] = dict(url.query)
+        replica = query.pop("replica_url", None)
+        if not replica or not isinstance(replica, str) or url.database or url.host or url.username:
+            raise ArgumentError(
+                "the URL of a replica is sqlite+litestream:///?replica_url=s3%3A%2F%2Fbucket%2Fapp, or "
+                f"URL.create('sqlite+litestream', query={{'replica_url': 's3://bucket/app'}}), not {_shown(url)}"
+            )
+        given = {name: query.pop(name) for name in (*_TEXTS, *_NUMBERS) if name in query}
+        if query:
+            raise ArgumentError(
+                f"unknown parameter {min(query)!r} beside replica_url: percent-quote the replica's URL whole, as "
+                "URL.create() does; options of the storage go into create_engine(..., connect_args={...})"
+            )
+        for name, number in _NUMBERS.items():
+            if name in given:
+                try:
+                    given[name] = number(given[name])
+                except ValueError:
+                    raise ArgumentError(f"{name} must be a number, not {given[name]!r}") from None
+        return [replica], given
+
+
+def _reset(connection: Any, _record: object, state: Any) -> None:
+    if not state.terminate_only:
+        connection.reset()
+
+
+def _shown(url: URL) -> str:
+    return url.set(query={}).render_as_string(hide_password=True)
