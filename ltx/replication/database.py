@@ -343,14 +343,19 @@ class Database:
     def close(self) -> None:
         """End the pin, bring the table up to date, and let others replicate the database. Nothing is uploaded."""
         with self._lock:
-            self._let_go()
-            if self._opened:
-                self.line.roll()
-                self._tidy()
-            if self._guard is not None:
-                self._guard.close()
-                self._guard = None
-            self._opened = False
+            try:
+                self._let_go()
+                if self._opened:
+                    with suppress(
+                        OSError
+                    ):  # a full disk: the table stays behind its files, and the next start reads them
+                        self.line.roll()
+                        self._tidy()
+            finally:
+                if self._guard is not None:
+                    self._guard.close()
+                    self._guard = None
+                self._opened = False
 
     @property
     def status(self) -> Status:

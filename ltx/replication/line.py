@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,14 +175,15 @@ class Line:
                 table = None
             aside = self._folder(0) / f"{secrets.token_hex(6)}.tmp"
             try:
-                with open(aside, "xb") as staged:
+                with ExitStack() as opened:
+                    staged = opened.enter_context(open(aside, "xb"))
                     found = stage_difference(source, txid, table, self.table_path, staged)
                     if found is None:
                         return None
                     encoder, writer = found
+                    opened.enter_context(closing(writer))
                     staged.flush()
                     os.fsync(staged.fileno())
-                with closing(writer):
                     file = self._publish(
                         aside, 0 if encoder.header.min_txid == txid else SNAPSHOT_LEVEL, encoder
                     )
