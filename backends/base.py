@@ -36,7 +36,7 @@ Data = bytes | bytearray | memoryview | BinaryIO
 Piece = tuple[str, int, int]
 """A key and the half-open range `[start, end)` of its bytes."""
 
-PARALLEL_READS = 8
+PARALLEL_READS = 32
 """Requests that one backend has under way at once for `get_ranges` and `read_ahead`."""
 
 _END_OF_TIME_MS = 253_402_300_800_000

@@ -58,7 +58,7 @@ class ReplicaFile:
         self._fixed: View | None = None
         if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self._interrupted, time=at, txid=txid)
-        self._view = self._fixed or source.latest(poll_interval_s, self._interrupted)
+        self._view = self._fixed or source.latest(poll_interval_s, self._interrupted, listed=True)
 
     @property
     def view(self) -> View:
@@ -83,7 +83,8 @@ class ReplicaFile:
                 "the time cannot change inside a transaction: end it first (COMMIT), then set the time"
             )
         if _is_latest(to):
-            view, self._fixed = self.source.latest(self._poll_interval_s, self._interrupted), None
+            view = self.source.latest(self._poll_interval_s, self._interrupted, listed=True)
+            self._fixed = None
         else:
             view = self._fixed = self.source.at(self._interrupted, time=to)
         self._view = view

@@ -1,10 +1,12 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
-import time
+import math
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
+from time import monotonic
 from weakref import WeakValueDictionary
 
 from backends import ConfigError, NotFoundError, UnavailableError
@@ -25,10 +27,11 @@ from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache
+from vfs.next_files import files_behind
 from vfs.open_files import TAIL_SIZE, FileOpener
 from vfs.pages import PageReader
 from vfs.view import OpenFile, View, build_view, extend_view
-from vfs.waiting import ForkedLock, Interrupted, Waiter
+from vfs.waiting import ForkedLock, Interrupted, Waiter, together
 
 __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
 
@@ -40,6 +43,12 @@ _PLANS = 4
 
 _MANY = 64
 """Files that a view may have before one with fewer is looked for."""
+
+_MISSES = 9
+"""Looks in a row at the next file's name that find nothing before one at the whole listing: names can be pruned."""
+
+_LISTING_S = 60.0
+"""How old a listing may be while the next file's name is all that is looked at."""
 
 
 class Source:
@@ -64,14 +73,21 @@ class Source:
         self._lineage = 0
         self._looked: float | None = None
         self._no_look_before = 0.0
+        self._listed = -math.inf
+        self._misses = 0
+        self._many = _MANY
 
     @property
     def lag_s(self) -> float:
         """Seconds since the latest view was last known to be the newest; -1 before it ever was."""
-        return -1.0 if self._looked is None else time.monotonic() - self._looked
+        return -1.0 if self._looked is None else monotonic() - self._looked
 
-    def latest(self, max_age_s: float, interrupted: Interrupted) -> View:
+    def latest(self, max_age_s: float, interrupted: Interrupted, *, listed: bool = False) -> View:
         """Return the newest view, after a look at the storage if the last one is older than that.
+
+        Most looks ask for the next file by its name: one request. That nothing is there proves little, since files
+        are merged and pruned; so one look in ten is a listing, and every one when the last listing is a minute old.
+        With `listed` only a listing counts.
 
         A storage that does not answer is no reason to refuse what is known: then `lag_s` grows, and the next look
         comes no sooner than the failed one took. The TXID never goes back, unless the replica was made anew.
@@ -82,25 +98,29 @@ class Source:
             InterruptedQueryError: `interrupted` said so.
         """
         known = self._latest
-        if known is not None and self._is_fresh(max_age_s):  # spares nearly every transaction the turn
+        if known is not None and self._is_fresh(
+            max_age_s, listed
+        ):  # spares nearly every transaction the turn
             return known
         with self._waiter.turn(interrupted):
-            known, began = self._latest, time.monotonic()
-            if known is not None and self._is_fresh(max_age_s):
+            known, began = self._latest, monotonic()
+            if known is not None and self._is_fresh(max_age_s, listed):
                 return known
             try:
-                self._latest = found = self._waiter.wait(self._look, interrupted)
+                self._latest = found = self._waiter.wait(lambda: self._look(listed), interrupted)
             except UnavailableError:
                 if known is None:
                     raise
-                now = time.monotonic()
+                now = monotonic()
                 self._no_look_before = now + (now - began)
                 return known
-            self._looked = time.monotonic()
+            self._looked = monotonic()
             return found
 
-    def _is_fresh(self, max_age_s: float) -> bool:
-        return 0 <= self.lag_s < max_age_s or time.monotonic() < self._no_look_before
+    def _is_fresh(self, max_age_s: float, listed: bool) -> bool:
+        now = monotonic()
+        age = now - self._listed if listed else self.lag_s
+        return 0 <= age < max_age_s or now < self._no_look_before
 
     def at(
         self, interrupted: Interrupted, *, time: str | datetime | None = None, txid: int | str | None = None
@@ -140,16 +160,53 @@ class Source:
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, as `PageReader.page`."""
+        if view.searched:
+            indexes = list(view.unlocated(pgno))
+            if indexes:
+                self._waiter.wait(
+                    lambda: together([partial(index.near, pgno) for index in indexes]), interrupted
+                )
         return self._pages.page(view, pgno, ahead, interrupted)
 
-    def _look(self) -> View:
+    def _look(self, listed: bool) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened."""
+        known = self._latest
+        is_due = listed or self._misses >= _MISSES or monotonic() - self._listed >= _LISTING_S
+        if known is not None and not is_due and len(known.files) <= self._many:
+            found = self._look_by_name(known)
+            if found is not None:
+                return found
+        found = self._look_at_listing()
+        self._many = max(_MANY, 2 * len(found.files))
+        return found
+
+    def _look_at_listing(self) -> View:
         for _ in range(_PLANS - 1):
             try:
-                return self._newest(self.replica.files())
+                return self._newest(self._listing())
             except (NotFoundError, NotReachableError, GapError):  # merged and pruned meanwhile
                 continue
-        return self._newest(self.replica.files())
+        return self._newest(self._listing())
+
+    def _listing(self) -> Sequence[LTXFile]:
+        began = monotonic()
+        files = self.replica.files()
+        self._listed, self._misses = began, 0
+        return files
+
+    def _look_by_name(self, view: View) -> View | None:
+        """Look for the files that follow by their names; None where only a listing can tell."""
+        following = files_behind(view, self._files, self.replica.layout)
+        if following is None:
+            return None
+        if not following:
+            self._misses += 1
+            return view
+        self._misses = 0
+        try:
+            return self._keep(extend_view(view, following, following[-1].header.timestamp))
+        except FileError:
+            return None
 
     def _newest(self, files: Sequence[LTXFile]) -> View:
         if self._latest is not None and (
@@ -227,9 +284,11 @@ class Source:
     def _is_anew(self, view: View, files: Sequence[LTXFile]) -> bool:
         """Whether other content lies under the names of a view's files: then its TXIDs mean something else now."""
         listed = {file.key: file for file in files}
-        pairs = ((listed.get(opened.file.key), opened) for opened in view.files)
+        pairs = [(listed[opened.file.key], opened) for opened in view.files if opened.file.key in listed]
+        versioned = [pair for pair in pairs if pair[1].file.version]
+        by_name = [pair for pair in pairs if not pair[1].file.version][-1:]  # the older ones came before it
         try:
-            return any(file is not None and self._files.is_another(file, opened) for file, opened in pairs)
+            return any(self._files.is_another(*pair) for pair in (*by_name, *versioned))
         except NotFoundError:
             return False
 

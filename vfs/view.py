@@ -1,22 +1,20 @@
 """One state of a database, and where each of its pages lies: immutable, so that a reader can hold on to it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ltx import TXID, CorruptError, LTXFile
 from ltx.format import Header, lock_page
 from ltx.format.frame import FRAME_HEAD
 from ltx.format.index import PageIndex
 from ltx.replica.apply import FileError
+from vfs.index_search import SearchedIndex
+from vfs.layers import PageMap
 
 __all__ = ["Doubt", "OpenFile", "Run", "View", "build_view", "extend_view"]
-
-_NOWHERE = np.uint32(0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -27,16 +25,16 @@ class OpenFile:
         number: Stands for this file and its content in the keys of the page cache.
         file: Where it lies.
         header: What it says of itself.
-        index: Where its pages are.
+        index: Where its pages are. One that is searched reads what it is asked for.
         is_verified: Whether all of it was read and its checksum is right.
-        proven: Of a file that was not verified: places in the index where the entries on both sides were found
-            to be right, so that no page between them hides in the file under a wrong number.
+        proven: Of a file that was not verified: bytes at which a frame begins whose entry in the index was found to
+            be right, and the one before it too, so that no page between them hides under a wrong number.
     """
 
     number: int
     file: LTXFile
     header: Header
-    index: PageIndex
+    index: PageIndex | SearchedIndex
     is_verified: bool
     proven: set[int] = field(default_factory=set)
 
@@ -72,7 +70,7 @@ class Doubt:
 
     Attributes:
         file: The newer file, not verified.
-        place: Where the pages would stand in its index.
+        place: Byte at which the frame behind that place begins.
         start: First byte of the frame before that place, or of the one behind it where there is none before.
         end: Byte after the head of the frame behind it.
         heads: Page number and start, relative to `start`, of these one or two frames.
@@ -85,19 +83,60 @@ class Doubt:
     heads: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Single:
+    """A file that is asked itself which pages it holds: a snapshot, or one whose index is searched.
+
+    Attributes:
+        file: The file.
+        limit: The last page of it that still counts.
+    """
+
+    file: OpenFile
+    limit: int
+
+    def get(self, pgno: int) -> OpenFile | None:
+        header = self.file.header
+        if pgno > self.limit:
+            return None
+        if header.is_snapshot:
+            return self.file if 1 <= pgno <= header.commit and pgno != header.lock_page else None
+        return self.file if self.file.index.near(pgno).holds(pgno) else None
+
+    def cut(self, commit: int) -> "_Single":
+        return self if commit >= self.limit else _Single(self.file, commit)
+
+    def same(self, pgno: int, stop: int) -> int:
+        """Return up to where pages behind `pgno` are all in this file if it is, as its run says, or all not."""
+        if self.file.header.is_snapshot or pgno > self.limit:
+            return stop
+        index = self.file.index.near(pgno)
+        place = index.place(pgno)
+        if place < len(index) and int(index.pgnos[place]) != pgno:
+            return min(stop, int(index.pgnos[place]))
+        return min(stop, self.limit + 1)
+
+    @property
+    def files(self) -> tuple[OpenFile, ...]:
+        return (self.file,)
+
+
+_Layer = _Single | PageMap[OpenFile]
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class View:
-    """A database as it was after one transaction.
+    """A database as it was after one transaction. What a view shares with the one it extends is there once.
 
     Attributes:
         txid: The transaction.
         time: When it was committed.
         page_size: Bytes of a page.
         commit: Pages in the database.
-        files: The files that its pages lie in, in the order of the plan, and unverified ones behind the first.
         last: The file that ends with the transaction, which says how many pages there are.
+        files: The files that its pages lie in, in the order of the plan, and unverified ones behind the first.
         unverified: Those of the files that were not verified, the first file apart.
-        trusted: For each page whether it is known to lie in no newer file; empty where none is in doubt.
+        searched: The indexes that are read as they are needed, the newest first.
         lineage: Tells apart the replicas that lay in one place, one after the other, and used the same TXIDs.
     """
 
@@ -105,14 +144,13 @@ class View:
     time: datetime
     page_size: int
     commit: int
-    files: tuple[OpenFile, ...]
-    _file_of: NDArray[np.uint32]
-    _offset_of: NDArray[np.uint64]
-    _size_of: NDArray[np.uint32]
     last: OpenFile
-    unverified: tuple[OpenFile, ...] = ()
-    trusted: bytearray = field(default_factory=bytearray)
-    lineage: int = 0
+    lineage: int
+    _layers: tuple[_Layer, ...]
+    files: tuple[OpenFile, ...]
+    unverified: tuple[OpenFile, ...]
+    searched: tuple[SearchedIndex, ...]
+    _trusted: bytearray = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -127,13 +165,33 @@ class View:
     def file_of(self, pgno: int) -> OpenFile:
         """Return the file that holds a page from 1 to commit, the lock page excepted.
 
+        Where an index is searched this may read; `unlocated` says so before.
+
         Raises:
             CorruptError: No file does: the replica is not whole.
+            FileError: An index that is searched is damaged or gone.
         """
-        place = int(self._file_of[pgno])
-        if place == _NOWHERE:
-            raise CorruptError(f"page {pgno} of TXID {self.txid:016x} is in no file of the replica")
-        return self.files[place]
+        return self._found(pgno)[1]
+
+    def _found(self, pgno: int) -> tuple[int, OpenFile]:
+        for place, layer in enumerate(self._layers):
+            file = layer.get(pgno)
+            if file is not None:
+                return place, file
+        raise CorruptError(f"page {pgno} of TXID {self.txid:016x} is in no file of the replica")
+
+    def unlocated(self, pgno: int) -> Iterator[SearchedIndex]:
+        """Yield the indexes that must be read to say where a page is, for whoever would rather read them at once."""
+        for layer in self._layers:
+            if isinstance(layer, PageMap):
+                if layer.get(pgno) is not None:
+                    return
+            elif isinstance(layer.file.index, SearchedIndex) and pgno <= layer.limit:
+                known = layer.file.index.known(pgno)
+                if known is None:
+                    yield layer.file.index
+                elif known.holds(pgno):
+                    return
 
     def run_at(self, pgno: int, max_pages: int, max_size: int) -> Run:
         """Return the frame of a page and those of the next pages, as far as they lie right behind it.
@@ -145,24 +203,26 @@ class View:
 
         Raises:
             CorruptError: The page is in no file.
+            FileError: An index that is searched is damaged or gone.
         """
-        file = self.file_of(pgno)
-        stop = min(pgno + max_pages, self.commit + 1)
-        offsets, sizes = self._offset_of[pgno:stop], self._size_of[pgno:stop]
-        ends = offsets + sizes
+        layer, file = self._found(pgno)
+        index = file.index.near(pgno)
+        place = index.place(pgno)
+        if place == len(index) or int(index.pgnos[place]) != pgno:
+            raise FileError(file.file, CorruptError(f"the page index does not say where page {pgno} is"))
+        count = min(max_pages, self.commit + 1 - pgno, len(index) - place)
+        strange = np.flatnonzero(index.pgnos[place : place + count] != np.arange(pgno, pgno + count))
+        stop = pgno + (int(strange[0]) if len(strange) else count)
+        for each in self._layers[: layer + 1]:
+            stop = each.same(pgno, stop)
+        offsets, sizes = index.frames(place, place + stop - pgno)
         start = int(offsets[0])
-        together = (
-            (self._file_of[pgno + 1 : stop] == self._file_of[pgno])
-            & (offsets[1:] == ends[:-1])
-            & (ends[1:] <= start + max_size)
-        )
-        breaks = np.flatnonzero(~together)
-        count = int(breaks[0]) + 1 if len(breaks) else stop - pgno
+        fitting = int(np.searchsorted(offsets + sizes, np.uint64(start + max_size), side="right"))
         frames = tuple(
-            (pgno + place, int(offset) - start, int(size))
-            for place, (offset, size) in enumerate(zip(offsets[:count], sizes[:count], strict=True))
-        )
-        return Run(file, start, int(ends[count - 1]), frames)
+            (pgno + each, int(offset) - start, int(size))
+            for each, (offset, size) in enumerate(zip(offsets, sizes, strict=True))
+        )[: max(1, fitting)]
+        return Run(file, start, start + frames[-1][1] + frames[-1][2], frames)
 
     def doubts(self, pgno: int) -> list[Doubt]:
         """Return what must be looked at before a page is known to lie in no newer file than it was found in.
@@ -170,32 +230,32 @@ class View:
         That a newer file lacks it is what its index says. The numbers in the index of a file that was not
         verified whole have nothing to be checked against but the frames themselves.
         """
-        if not self.unverified or self.trusted[pgno]:
+        if not self.unverified or self._trusted[pgno >> 3] >> (pgno & 7) & 1:
             return []
         found_in = self.file_of(pgno).file.max_txid
         doubts = []
         for file in self.unverified:
-            if file.file.max_txid > found_in and len(file.index):
-                place = int(np.searchsorted(file.index.pgnos, pgno))
-                if place not in file.proven:
-                    doubts.append(_doubt(file, place))
+            if file.file.max_txid > found_in:
+                index = file.index.near(pgno)
+                place = index.place(pgno)
+                if len(index) and index.offset(place) not in file.proven:
+                    doubts.append(_doubt(file, index, place))
         if not doubts:
-            self.trusted[pgno] = True
+            self.trust((pgno,))
         return doubts
 
     def trust(self, pgnos: Iterable[int]) -> None:
         """Take pages for the newest from now on: what there was to look at was right."""
         if self.unverified:
-            for pgno in pgnos:
-                self.trusted[pgno] = True
+            for pgno in pgnos:  # two threads at once may lose a mark, which costs a look
+                self._trusted[pgno >> 3] |= 1 << (pgno & 7)
 
 
-def _doubt(file: OpenFile, place: int) -> Doubt:
-    index = file.index
+def _doubt(file: OpenFile, index: PageIndex, place: int) -> Doubt:
     around = range(max(0, place - 1), min(place + 1, len(index)))
-    start = int(index.offsets[around[0]])
-    heads = tuple((int(index.pgnos[each]), int(index.offsets[each]) - start) for each in around)
-    return Doubt(file, place, start, start + heads[-1][1] + FRAME_HEAD.size, heads)
+    start = index.offset(around[0])
+    heads = tuple((int(index.pgnos[each]), index.offset(each) - start) for each in around)
+    return Doubt(file, index.offset(place), start, start + heads[-1][1] + FRAME_HEAD.size, heads)
 
 
 def build_view(opened: Sequence[OpenFile], time: datetime, lineage: int = 0) -> View:
@@ -207,19 +267,8 @@ def build_view(opened: Sequence[OpenFile], time: datetime, lineage: int = 0) -> 
     first = opened[0]
     if not first.header.is_snapshot:
         raise FileError(first.file, CorruptError("it is no snapshot, and nothing lies before it"))
-    empty = View(
-        TXID(0),
-        time,
-        first.header.page_size,
-        0,
-        (),
-        np.full(1, _NOWHERE, np.uint32),
-        np.zeros(1, np.uint64),
-        np.zeros(1, np.uint32),
-        first,
-        lineage=lineage,
-    )
-    return extend_view(empty, opened, time)
+    _check_fits(None, opened)
+    return _view((), opened, time, lineage)
 
 
 def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
@@ -231,55 +280,81 @@ def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
     Raises:
         FileError: As `build_view`.
     """
-    _check_fits(view, opened)  # before anything is made as big as a header says
-    commit = opened[-1].header.commit
-    room = max(view.commit, *(each.header.commit for each in opened)) + 1
-    file_of = np.full(room, _NOWHERE, np.uint32)
-    offset_of, size_of = np.zeros(room, np.uint64), np.zeros(room, np.uint32)
-    file_of[: view.commit + 1] = view._file_of
-    offset_of[: view.commit + 1] = view._offset_of
-    size_of[: view.commit + 1] = view._size_of
-    for place, each in enumerate(opened, start=len(view.files)):
-        pgnos = each.index.pgnos
-        file_of[pgnos], offset_of[pgnos], size_of[pgnos] = place, each.index.offsets, each.index.sizes
-        file_of[each.header.commit + 1 :] = _NOWHERE
-    arrays = [array[: commit + 1].copy() for array in (file_of, offset_of, size_of)]
-    for array in arrays:
-        array.flags.writeable = False
-    files = (*view.files, *opened)
-    txid, last = opened[-1].file.max_txid, opened[-1]
-    files, places, offsets, sizes = _packed(files, arrays)
-    doubtful = tuple(each for each in files[1:] if not each.is_verified)
-    trusted = bytearray(commit + 1 if doubtful else 0)
-    if doubtful and view.trusted and all(each.is_verified for each in opened):
-        trusted[: len(view.trusted)] = view.trusted[: len(trusted)]
+    _check_fits(view, opened)
+    longer = _view(view._layers, opened, time, view.lineage)
+    if view.unverified and longer.unverified and all(each.is_verified for each in opened):
+        shared = min(len(view._trusted), len(longer._trusted))
+        longer._trusted[:shared] = view._trusted[:shared]
+    return longer
+
+
+def _view(layers: tuple[_Layer, ...], opened: Sequence[OpenFile], time: datetime, lineage: int) -> View:
+    last = opened[-1]
+    for each in opened:
+        layers = _applied(layers, each)
+    layers = _without_buried(layers, last.header)
+    files = sorted(
+        (file for layer in layers for file in layer.files if file is not None),
+        key=lambda each: each.file.max_txid,
+    )
+    unverified = tuple(each for each in files[1:] if not each.is_verified)
     return View(
-        txid,
-        time,
-        view.page_size,
-        commit,
-        files,
-        places,
-        offsets,
-        sizes,
-        last,
-        doubtful,
-        trusted,
-        view.lineage,
+        txid=last.file.max_txid,
+        time=time,
+        page_size=last.header.page_size,
+        commit=last.header.commit,
+        last=last,
+        lineage=lineage,
+        _layers=layers,
+        files=tuple(files),
+        unverified=unverified,
+        searched=tuple(
+            layer.file.index
+            for layer in layers
+            if isinstance(layer, _Single) and isinstance(layer.file.index, SearchedIndex)
+        ),
+        _trusted=bytearray(last.header.commit // 8 + 1 if unverified else 0),
     )
 
 
-def _check_fits(view: View, opened: Sequence[OpenFile]) -> None:
-    before: OpenFile | None = view.last if view.commit else None
-    old_commit = view.commit
+def _applied(layers: tuple[_Layer, ...], opened: OpenFile) -> tuple[_Layer, ...]:
+    """Put a file on top of the files before it."""
+    header = opened.header
+    if header.is_snapshot:  # whatever lies below it is hidden
+        return (_Single(opened, header.commit),)
+    below = tuple(layer.cut(header.commit) for layer in layers)
+    index = opened.index if isinstance(opened.index, PageIndex) else opened.index.whole
+    if index is None:
+        return (_Single(opened, header.commit), *below)
+    if below and isinstance(below[0], PageMap):
+        return (below[0].with_pages(opened, index.pgnos, _stays), *below[1:])
+    nothing: PageMap[OpenFile] = PageMap()
+    return (nothing.with_pages(opened, index.pgnos, _stays), *below)
+
+
+def _stays(file: OpenFile) -> bool:
+    """Whether a file is kept of which no page is the newest, as its index says: one could hide in it."""
+    return not file.is_verified
+
+
+def _without_buried(layers: tuple[_Layer, ...], header: Header) -> tuple[_Layer, ...]:
+    """Leave out the snapshot when all its pages were written again: following for weeks must not hang on it."""
+    stored = header.commit - (header.lock_page <= header.commit)
+    is_buried = len(layers) == 2 and isinstance(layers[0], PageMap) and layers[0].total == stored
+    return layers[:1] if is_buried else layers
+
+
+def _check_fits(view: View | None, opened: Sequence[OpenFile]) -> None:
+    before = view.last if view and view.commit else None
+    page_size, old_commit = (view.page_size, view.commit) if view else (opened[0].header.page_size, 0)
     for each in opened:
-        _check_fit(each, before, view.page_size, old_commit)
+        _check_fit(each, before, page_size, old_commit)
         before, old_commit = each, each.header.commit
 
 
 def _check_fit(each: OpenFile, before: OpenFile | None, page_size: int, old_commit: int) -> None:
     """Hold a file to the one before it. Of the two the one that was not verified is taken for the damaged one."""
-    header, pgnos = each.header, each.index.pgnos
+    header = each.header
     suspect = before if before and each.is_verified and not before.is_verified else each
     if header.page_size != page_size:
         raise FileError(
@@ -288,38 +363,33 @@ def _check_fit(each: OpenFile, before: OpenFile | None, page_size: int, old_comm
                 f"pages of {header.page_size} bytes in {each.file.name}, of {page_size} before it", offset=8
             ),
         )
-    if len(pgnos) and (int(pgnos[-1]) > header.commit or bool((pgnos == header.lock_page).any())):
-        raise FileError(each.file, CorruptError("the page index names pages that the file cannot hold"))
-    grown = len(pgnos) - int(np.searchsorted(pgnos, old_commit, side="right"))
-    wanted = max(0, header.commit - old_commit) - (old_commit < header.lock_page <= header.commit)
-    if grown < wanted:
+    lacking = _lacking(each, 0 if header.is_snapshot else old_commit)
+    if lacking:
         raise FileError(
             suspect.file,
             CorruptError(
                 f"the database grows to {header.commit} pages with {each.file.name}, which lacks "
-                f"{wanted - grown} of the new ones",
+                f"{lacking} of the new ones",
                 offset=12,
             ),
         )
 
 
-def _packed(
-    files: tuple[OpenFile, ...], arrays: Sequence[NDArray[Any]]
-) -> tuple[tuple[OpenFile, ...], NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint32]]:
-    """Leave out files that no page lies in any more, so that following for weeks does not pile them up.
+def _lacking(each: OpenFile, old_commit: int) -> int:
+    """Return how many of the pages beyond an old size a file lacks, as far as what was read of its index tells.
 
-    One that was not verified stays: a page could hide in it.
+    Raises:
+        FileError: It has pages that it cannot have.
     """
-    file_of, offset_of, size_of = arrays
-    used = np.unique(file_of)
-    used = used[used != _NOWHERE]
-    first = int(used[0]) if len(used) else len(files)
-    doubtful = [place for place, each in enumerate(files) if place > first and not each.is_verified]
-    used = np.union1d(used, np.array(doubtful, np.uint32))
-    if len(used) == len(files):
-        return files, file_of, offset_of, size_of
-    renumbered = np.full(len(files) + 1, _NOWHERE, np.uint32)
-    renumbered[used] = np.arange(len(used), dtype=np.uint32)
-    packed = np.where(file_of == _NOWHERE, _NOWHERE, renumbered[np.minimum(file_of, len(files))])
-    packed.flags.writeable = False
-    return tuple(files[place] for place in used), packed, offset_of, size_of
+    header, index = each.header, each.index
+    wanted = max(0, header.commit - old_commit) - (old_commit < header.lock_page <= header.commit)
+    if isinstance(index, SearchedIndex):
+        newest, strange = index.max_pgno, False
+        lacking = header.commit - (header.commit == header.lock_page) - newest if wanted else 0
+    else:
+        newest = int(index.pgnos[-1]) if len(index) else 0
+        strange = index.holds(header.lock_page)
+        lacking = wanted - (len(index) - index.place(old_commit + 1))
+    if newest > header.commit or strange:
+        raise FileError(each.file, CorruptError("the page index names pages that the file cannot hold"))
+    return max(0, lacking)

@@ -7,7 +7,7 @@ and the end of the process, as the threads of `concurrent.futures` do.
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from weakref import WeakSet
 from backends import UnavailableError
 from vfs.errors import InterruptedQueryError
 
-__all__ = ["ForkedLock", "Interrupted", "Waiter"]
+__all__ = ["ForkedLock", "Interrupted", "Waiter", "together"]
 
 _NOTICE_S = 0.03
 """How soon a wait notices that its query was interrupted."""
@@ -102,6 +102,16 @@ class Waiter:
                 raise UnavailableError(f"{self._name} did not answer within {self.timeout_s:g} s")
 
         return check
+
+
+def together(works: Sequence[Callable[[], _T]]) -> list[_T]:
+    """Do several things at once and return what they return, in order; for work that waits for a storage itself.
+
+    Raises:
+        BaseException: What the first of them in order that failed raised; the others go on.
+    """
+    futures = [_workers.submit(work) for work in works[1:]]
+    return [work() for work in works[:1]] + [future.result() for future in futures]
 
 
 class _Workers:

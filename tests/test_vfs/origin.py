@@ -14,7 +14,7 @@ import apsw.ext
 from ltx import TXID, LTXFile, Replica, replicate_once
 from ltx.format import Decoder, merge
 
-__all__ = ["Origin", "as_read", "content", "number", "origin", "rows", "seen"]
+__all__ = ["Origin", "as_read", "catch_up", "content", "number", "origin", "rows", "seen"]
 
 _names = itertools.count(1)
 
@@ -124,6 +124,12 @@ def content(connection: apsw.Connection, schema: str = "main") -> bytes:
     """Return every byte that a connection sees of a database, apart from those that `as_read` leaves out."""
     rows(connection, f"SELECT count(*) FROM {schema}.sqlite_schema")  # serialize would take an old page size
     return as_read(connection.serialize(schema))
+
+
+def catch_up(connection: apsw.Connection) -> None:
+    """Look until a look was at the whole listing: most are only at the next file's name (one in ten is a listing)."""
+    for _ in range(10):
+        rows(connection, "SELECT count(*) FROM sqlite_schema")
 
 
 def rows(connection: apsw.Connection, sql: str) -> list[tuple[object, ...]]:

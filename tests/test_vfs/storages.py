@@ -3,6 +3,7 @@
 It holds the same objects as `memory://name`, by which the writer's side goes.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Self
 from backends import ObjectInfo, register
 from backends.memory import MemoryBackend
 
-__all__ = ["HookedBackend", "Hooks", "Request", "delays", "hooked"]
+__all__ = ["HookedBackend", "Hooks", "Request", "Waves", "delays", "hooked"]
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,37 @@ def delays(hooks: Hooks, seconds: float, kind: str = "get") -> Iterator[None]:
         yield
     finally:
         hooks.clear()
+
+
+class Waves:
+    """Counts sequential round trips: requests that go out while none was answered yet are one wave.
+
+    A wave is answered when no further request has joined it for a while, however slow the machine starts threads.
+
+    Attributes:
+        sizes: How many requests each wave had.
+    """
+
+    def __init__(self, hooks: Hooks, quiet_s: float = 0.05) -> None:
+        self.sizes: list[int] = []
+        self._quiet_s = quiet_s
+        self._is_open = False
+        self._joined = 0.0
+        self._changed = threading.Condition()
+        hooks.before = self._join
+
+    def _join(self, _request: Request) -> None:
+        with self._changed:
+            if not self._is_open:
+                self._is_open = True
+                self.sizes.append(0)
+            wave = len(self.sizes)
+            self.sizes[-1] += 1
+            self._joined = time.monotonic()
+            while self._is_open and len(self.sizes) == wave:
+                rest = self._joined + self._quiet_s - time.monotonic()
+                if rest <= 0:
+                    self._is_open = False
+                    self._changed.notify_all()
+                else:
+                    self._changed.wait(rest)

@@ -8,7 +8,7 @@ import pytest
 import vfs
 from ltx import replicate_once
 from tests.support.ltxfiles import ALL_PAGE_SIZES
-from tests.test_vfs.origin import as_read, content, number, origin, rows
+from tests.test_vfs.origin import as_read, catch_up, content, number, origin, rows
 
 KINDS = (
     """CREATE TABLE sandwiches (id INTEGER PRIMARY KEY, name TEXT UNIQUE, rating REAL, note BLOB, price INTEGER,
@@ -189,6 +189,7 @@ def test_an_open_connection_follows_a_vacuum_to_another_page_size(old: int, new:
             f"PRAGMA journal_mode=delete; PRAGMA page_size={new}; VACUUM; PRAGMA journal_mode=wal",
         )
         assert [file.level for file in source.replica.files()] == [0, 9]
+        catch_up(db)
         assert rows(db, "PRAGMA integrity_check") == [("ok",)]
         assert rows(db, "PRAGMA page_size") == [(new,)]
         assert content(db) == as_read(source.states[2])

@@ -10,8 +10,8 @@ import pytest
 
 import vfs
 from backends import Backend
-from tests.test_vfs.origin import Origin, number, origin, rows, seen
-from tests.test_vfs.storages import hooked
+from tests.test_vfs.origin import Origin, catch_up, number, origin, rows, seen
+from tests.test_vfs.storages import Waves, hooked
 from vfs.open_files import WHOLE_SIZE
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
 
@@ -62,10 +62,10 @@ def test_opening_takes_one_listing_and_one_or_two_reads_a_file(source: Origin) -
     db = quiet(source.url)
     small = [file.size for file in source.replica.files()[1:]]
     assert max(small) < 1 << 16
-    assert meter.read() == {"list": 1, "get": 2 + len(small) + 1}, (
-        "a head, a tail, each small file, and page 1"
+    assert meter.read() == {"list": 1, "get": 2 + len(small)}, (
+        "a head with page 1 in it, a tail, each small file"
     )
-    assert meter.bytes() < 100 + (64 << 10) + sum(small) + 10_000
+    assert meter.bytes() == (16 << 10) + (64 << 10) + sum(small)
     assert kept.replica.url == source.url
     assert seen(db) == 6
 
@@ -104,24 +104,80 @@ def test_an_idle_connection_asks_for_nothing(source: Origin) -> None:
     assert meter.read() == {}
 
 
-def test_a_look_that_finds_nothing_is_one_listing_and_one_that_finds_something_a_read_a_file(
+def test_a_look_that_finds_nothing_is_one_request_and_one_that_finds_something_a_read_a_file(
     source: Origin,
 ) -> None:
+    """The next file's name is asked for until one is missing; 16 bytes say that the history is still the same."""
     db = vfs.connect(source.url, poll_interval=0)
     number(db, SCAN)
     meter = Meter(source.url)
     number(db, POINT)
-    assert meter.read() == {"list": 1}
+    assert meter.read() == {"get": 1}
+    assert meter.bytes() == 0
     source.commit("UPDATE t SET b = 'new' WHERE id = 777")
     assert number(db, POINT) == 3
-    assert meter.read() == {"list": 1, "get": 1}
-    assert meter.bytes() == source.replica.files()[-1].size
-    source.commit("UPDATE t SET b = 'newer' WHERE id = 777")
-    source.commit("UPDATE t SET b = 'newest' WHERE id = 777")
+    assert meter.read() == {"get": 3}
+    assert meter.bytes() == source.replica.files()[-1].size + 16
+    for text in ("newer", "newest"):
+        source.commit(f"UPDATE t SET b = '{text}' WHERE id = 777")
     assert number(db, POINT) == 6
-    assert meter.read() == {"list": 1, "get": 2}
+    assert meter.read() == {"get": 5}, "two files, two names that are not there, and the 16 bytes"
     assert number(db, SCAN) == 2995
-    assert meter.read() == {"list": 1}
+    assert meter.read() == {"get": 1}
+
+
+def test_one_look_in_ten_is_a_listing(source: Origin) -> None:
+    db = vfs.connect(source.url, poll_interval=0)
+    number(db, POINT)
+    catch_up(db)
+    meter = Meter(source.url)
+    for _ in range(30):
+        number(db, POINT)
+    assert meter.read() == {"get": 27, "list": 3}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that followers go by; a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr("vfs.source.monotonic", lambda: now[0])
+    return now
+
+
+def test_sixty_idle_seconds_cost_nothing_and_sixty_busy_ones_a_request_a_second(
+    source: Origin, clock: list[float]
+) -> None:
+    db, idle = vfs.connect(source.url), vfs.connect(source.url)
+    number(db, POINT)
+    meter = Meter(source.url)
+    clock[0] += 60
+    assert seen(idle) == 6
+    assert meter.read() == {}
+    number(db, POINT)
+    assert meter.read() == {"list": 1}, "after a pause"
+    for _ in range(480):
+        clock[0] += 0.125
+        number(db, POINT)
+    requests = meter.read()
+    assert requests == {"get": 54, "list": 6}
+    assert meter.bytes() == 0
+
+
+def test_a_sleep_through_the_pruning_of_level_0_costs_a_listing_and_the_new_files(
+    source: Origin, clock: list[float]
+) -> None:
+    db = vfs.connect(source.url)
+    number(db, SCAN)
+    for each in range(7, 17):
+        source.commit(f"UPDATE t SET b = 'new {each}' WHERE id = 777")
+    merged = source.merge(1, 7, 16)
+    source.prune(0, 17)
+    meter = Meter(source.url)
+    clock[0] += 3600
+    assert number(db, POINT) == len("new 16")
+    assert meter.read() == {"list": 1, "get": 1}
+    assert meter.bytes() == merged.size
+    assert seen(db) == 16
 
 
 def test_looks_come_no_more_often_than_the_interval(source: Origin) -> None:
@@ -130,7 +186,7 @@ def test_looks_come_no_more_often_than_the_interval(source: Origin) -> None:
     began = time.monotonic()
     while time.monotonic() - began < 0.6:
         number(db, POINT)
-    assert meter.read()["list"] <= 3
+    assert meter.read()["get"] <= 2 + 3
 
 
 def test_connections_share_looks_and_pages(source: Origin) -> None:
@@ -206,8 +262,10 @@ def test_a_merged_file_costs_nothing_to_who_has_its_pages(source: Origin) -> Non
     source.merge(1, 2, 6)
     source.prune(0, 7)
     meter = Meter(source.url)
-    assert number(db, SCAN) == 2995
-    assert meter.read() == {"list": 1}
+    for _ in range(10):
+        assert number(db, SCAN) == 2995
+    assert meter.read() == {"list": 1, "get": 9}
+    assert meter.bytes() == 0
 
 
 def test_a_folder_that_was_copied_or_given_other_rights_costs_a_few_bytes_once(tmp_path: Path) -> None:
@@ -220,25 +278,40 @@ def test_a_folder_that_was_copied_or_given_other_rights_costs_a_few_bytes_once(t
         for path in (tmp_path / "replica").rglob("*.ltx"):
             path.chmod(0o640)
         meter = Meter(source.url)
-        assert number(db, POINT) == 1
-        assert meter.read() == {"list": 1, "get": 2}
+        catch_up(db)
+        assert meter.read() == {"list": 1, "get": 9 + 2}
         assert meter.bytes() == 2 * 16
-        assert number(db, POINT) == 1
-        assert meter.read() == {"list": 1}
+        catch_up(db)
+        assert meter.read() == {"list": 1, "get": 9}
 
 
-@pytest.mark.parametrize("count", [1, 10, 60])
-def test_the_round_trips_of_opening_do_not_grow_with_the_files(count: int, tmp_path: Path) -> None:
-    """Each hop is a wait of a fixed time; what goes out at the same time waits at the same time."""
+@pytest.mark.parametrize(("count", "waves"), [(1, [1, 1]), (10, [1, 10]), (100, [1, 32, 32, 32, 4])])
+def test_a_first_answer_takes_two_round_trips_however_many_files(
+    count: int, waves: list[int], tmp_path: Path
+) -> None:
+    """The listing, then all files at once, 32 at a time."""
     with origin(tmp_path) as source:
         source.commit("CREATE TABLE t (n)")
         for each in range(count - 1):
             source.commit(f"INSERT INTO t VALUES ({each})")
         url, hooks = hooked(source.url)
-        hooks.before = lambda request: time.sleep(0.05)
-        began = time.monotonic()
-        db = vfs.connect(url)
-        number(db, "SELECT count(*) FROM t")
-        trips = (time.monotonic() - began) / 0.05
-        assert trips < 3 + count / 8
-        assert len(hooks.log) == 1 + count
+        trips = Waves(hooks)
+        db = vfs.connect(url, poll_interval=3600)
+        assert number(db, "SELECT count(*) FROM t") == count - 1
+        assert len(trips.sizes) <= len(waves), trips.sizes
+        assert sum(trips.sizes) == 1 + count
+        if count < 32:
+            assert trips.sizes == waves
+
+
+def test_a_first_answer_of_a_bigger_database_takes_four_round_trips(tmp_path: Path) -> None:
+    with origin(tmp_path) as source:
+        source.commit(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, b)",
+            "INSERT INTO t SELECT value, randomblob(1000) FROM generate_series(1, 3000)",
+        )
+        source.commit("UPDATE t SET b = 'new' WHERE id = 2000")
+        url, hooks = hooked(source.url)
+        trips = Waves(hooks)
+        assert rows(vfs.connect(url, poll_interval=3600), POINT) == [(1000,)]
+        assert trips.sizes == [1, 3, 1, 1], "the listing, all ends of files, an interior page, a leaf"

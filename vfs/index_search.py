@@ -1,0 +1,229 @@
+"""Finding entries in a page index that is too long to be read whole (docs/design, Searching a page index)."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+from backends import NotFoundError
+from ltx import CorruptError, LTXFile
+from ltx.format import lock_page
+from ltx.format.frame import TERMINATOR
+from ltx.format.index import PageIndex, Part, read_part
+from ltx.replica.apply import FileError
+from vfs.waiting import ForkedLock
+
+__all__ = ["SearchedIndex"]
+
+DENSE_BLOCK_SIZE = 4 << 10
+"""Read at each step of a search in a snapshot's index, where an entry lies about where it should."""
+
+BLOCK_SIZE = 1 << 10
+"""Read at each step elsewhere, where it takes more of them."""
+
+_NEAR = 64
+"""Pages behind a known entry that are looked for from there on, not somewhere in the middle."""
+
+_FORWARD_SIZE = 256 << 10
+"""Read at most when one entry after the other is asked for."""
+
+_LOADED_SIZE = 8 << 20
+"""An index up to this size is read whole once searching it has cost a fair part of that."""
+
+_PATIENCE = (32 << 10, 128 << 10)
+_MAX_ENTRIES = 1 << 20
+_MAX_STEPS = 64
+
+
+class SearchedIndex:
+    """The page index of one file, of which only what was asked for is read. Safe to use from several threads.
+
+    Page numbers of a snapshot follow each other without a gap, so that a place can be guessed well; elsewhere
+    they come in clusters, and every third guess halves what is left. What was found narrows later searches.
+
+    Args:
+        file: The file.
+        read: Reads bytes `[start, end)` of the file.
+        start: First byte of the entries.
+        stop: Byte after the last one.
+        tail: The last bytes of the entries.
+        page_size: Of the snapshot that the file is; None for another file.
+
+    Raises:
+        CorruptError: The tail holds no entries, or others than the file can have.
+    """
+
+    def __init__(
+        self,
+        file: LTXFile,
+        read: Callable[[int, int], bytes],
+        start: int,
+        stop: int,
+        tail: bytes,
+        page_size: int | None,
+    ) -> None:
+        self.size = stop - start
+        self._file = file
+        self._read = read
+        self._start = start
+        self._skipped = lock_page(page_size) if page_size else 0
+        self._lock = ForkedLock()
+        self._whole: PageIndex | None = None
+        self._spent = 0
+        self._forward = DENSE_BLOCK_SIZE
+        self._last_stop = 0
+        self._tail = read_part(tail, stop - len(tail), begins=False, ends=True)
+        self._check(self._tail)
+        if self._tail.index.end + len(TERMINATOR) != start:
+            raise CorruptError("the page index contradicts the file that it is in", offset=start)
+        self._parts = [self._tail]
+
+    @property
+    def whole(self) -> PageIndex | None:
+        """All of it, once it was read."""
+        return self._whole
+
+    @property
+    def max_pgno(self) -> int:
+        """The last page in the file."""
+        return int(self._tail.index.pgnos[-1])
+
+    def known(self, pgno: int) -> PageIndex | None:
+        """Return entries around a page number if they were read: that page's, or those that would be next to it."""
+        if self._whole is not None:
+            return self._whole
+        with self._lock.now:
+            part = self._covering(pgno)
+        return part.index if part else None
+
+    def near(self, pgno: int) -> PageIndex:
+        """Return entries around a page number, reading what it takes.
+
+        Raises:
+            FileError: The file is gone, or what stands there is no index of it.
+        """
+        known = self.known(pgno)
+        if known is not None:
+            return known
+        try:
+            if self.size <= _LOADED_SIZE and self._spent >= min(
+                max(_PATIENCE[0], self.size // 8), _PATIENCE[1]
+            ):
+                self._whole = self._load()
+                return self._whole
+            return self._search(pgno)
+        except (CorruptError, NotFoundError) as error:
+            raise FileError(self._file, error) from error
+
+    def _load(self) -> PageIndex:
+        stop = self._tail.stop
+        part = read_part(self._get(self._start, stop), self._start, begins=True, ends=True)
+        self._check(part)
+        if part.index.offset(0) != 100 or part.index.end != self._tail.index.end:
+            raise CorruptError("the page index contradicts the file that it is in", offset=self._start)
+        return part.index
+
+    def _search(self, pgno: int) -> PageIndex:
+        for step in range(_MAX_STEPS):
+            with self._lock.now:
+                low, high = self._around(pgno)
+            start, stop = self._guess(pgno, low, high, step)
+            begins = start in (self._start, low.last if low else self._start)
+            part = read_part(self._get(start, stop), start, begins=begins, ends=stop == _first_stop(high))
+            self._check(part)
+            _check_between(part, low, high)
+            with self._lock.now:
+                self._keep(part)
+            if self._covers(part, pgno):
+                self._last_stop = part.last
+                return part.index
+        raise CorruptError(f"its page index does not lead to page {pgno}", offset=self._start)
+
+    def _guess(self, pgno: int, low: Part | None, high: Part, step: int) -> tuple[int, int]:
+        """Return which bytes to read next: those around where the entry could lie."""
+        block = DENSE_BLOCK_SIZE if self._skipped else BLOCK_SIZE
+        below, start = (int(low.index.pgnos[-1]), low.last) if low else (0, self._start)
+        above, stop = int(high.index.pgnos[0]), _first_stop(high)
+        if pgno <= below + _NEAR:
+            self._forward = min(self._forward * 2, _FORWARD_SIZE) if start == self._last_stop else block
+            return start, min(start + self._forward, stop)
+        if stop - start <= block:
+            return start, stop
+        if self._skipped or step % 3 != 2:
+            middle = start + (high.first - start) * (pgno - below) // (above - below)
+        else:
+            middle = (start + high.first) // 2
+        begin = min(max(start, middle - block // 2), stop - block)
+        return begin, begin + block
+
+    def _around(self, pgno: int) -> tuple[Part | None, Part]:
+        """Return the nearest parts that end before a page number, and begin after it."""
+        place = bisect_right(self._parts, pgno, key=_first_pgno)
+        return self._parts[place - 1] if place else None, self._parts[place]
+
+    def _covering(self, pgno: int) -> Part | None:
+        place = bisect_right(self._parts, pgno, key=_first_pgno)
+        around = self._parts[max(0, place - 1) : place + 1]
+        return next((part for part in around if self._covers(part, pgno)), None)
+
+    def _covers(self, part: Part, pgno: int) -> bool:
+        first, last = int(part.index.pgnos[0]), int(part.index.pgnos[-1])
+        return (first <= pgno or part.first == self._start) and (pgno <= last or part is self._tail)
+
+    def _keep(self, part: Part) -> None:
+        """Keep a part in order of page numbers; one that lies in another one is not needed."""
+        if sum(len(each.index) for each in self._parts) > _MAX_ENTRIES:
+            self._parts = [self._tail]
+        kept = [
+            each for each in self._parts if each is self._tail or not _lies_in(each, part)
+        ]  # few at a time: one search leaves a handful
+        place = bisect_right(kept, _first_pgno(part), key=_first_pgno)
+        self._parts = [*kept[:place], part, *kept[place:]]
+
+    def _get(self, start: int, stop: int) -> bytes:
+        data = self._read(start, stop)
+        self._spent += len(data)
+        if len(data) != stop - start:
+            raise CorruptError("the file ends within its page index", offset=start + len(data))
+        return data
+
+    def _check(self, part: Part) -> None:
+        """See that entries of a snapshot leave no page out but the one that is never stored."""
+        pgnos = part.index.pgnos
+        if self._skipped and len(pgnos):
+            first, last = int(pgnos[0]), int(pgnos[-1])
+            wanted = last - first + 1 - (first <= self._skipped <= last)
+            if len(pgnos) != wanted or part.index.holds(self._skipped):
+                raise CorruptError("the page index of a snapshot leaves pages out", offset=part.first)
+            if part.first == self._start and first != 1:
+                raise CorruptError(
+                    "the page index of a snapshot does not begin with page 1", offset=part.first
+                )
+
+
+def _first_pgno(part: Part) -> int:
+    return int(part.index.pgnos[0])
+
+
+def _first_stop(part: Part) -> int:
+    """Return the byte after the first entry of a part."""
+    return part.second
+
+
+def _lies_in(inner: Part, outer: Part) -> bool:
+    return outer.first <= inner.first and inner.stop <= outer.stop
+
+
+def _check_between(part: Part, low: Part | None, high: Part) -> None:
+    """See that what was read lies between what was known before, by page numbers and by frames."""
+    index = part.index
+    fits = int(index.pgnos[-1]) <= int(high.index.pgnos[0]) and index.offset(
+        len(index) - 1
+    ) <= high.index.offset(0)
+    if low is not None:
+        before = len(low.index) - 1
+        fits = (
+            fits
+            and int(index.pgnos[0]) >= int(low.index.pgnos[-1])
+            and index.offset(0) >= low.index.offset(before)
+        )
+    if not fits:
+        raise CorruptError("the page index contradicts itself", offset=part.first)
