@@ -264,6 +264,11 @@ class Connection:
         with public_errors:
             self._opened.create_collation(name, callable)
 
+    def getlimit(self, category: int) -> int:
+        """Return one of SQLite's limits, named by `sqlite3.SQLITE_LIMIT_...`."""
+        with public_errors:
+            return self._opened.limit(category)
+
     def begin_for(self, sql: str) -> None:
         """Begin the transaction that a statement shall be part of, unless there is one or none is wanted."""
         self._has_travelled = self._has_travelled or _TRAVELS.search(sql) is not None
