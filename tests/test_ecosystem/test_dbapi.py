@@ -132,9 +132,9 @@ def test_adapters_and_converters_are_those_of_sqlite3(source: Origin, tmp_path: 
             return "1;2"
 
     dbapi.register_adapter(Decimal, str)
-    dbapi.register_converter("decimal", lambda text: Decimal(text.decode()))
+    dbapi.register_converter("money", lambda text: Decimal(text.decode()))
     dbapi.register_converter("yesno", b"1".__eq__)
-    sql = 'SELECT day, n, 1 AS "ok [yesno]", name, ? AS p, ? AS d FROM t ORDER BY id'
+    sql = 'SELECT day, n AS "n [money]", 1 AS "ok [yesno]", name, ? AS p, ? AS d FROM t ORDER BY id'
     parsed = dbapi.PARSE_DECLTYPES | dbapi.PARSE_COLNAMES
     source.replica.restore(tmp_path / "copy.db")
     with (
