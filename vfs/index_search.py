@@ -28,6 +28,9 @@ _FORWARD_SIZE = 256 << 10
 _LOADED_SIZE = 8 << 20
 """An index up to this size is read whole once searching it has cost a fair part of that."""
 
+_GUESSES = 9
+"""Steps of a search after which each only halves what is left."""
+
 _PATIENCE = (32 << 10, 128 << 10)
 _MAX_ENTRIES = 1 << 20
 _MAX_STEPS = 64
@@ -147,7 +150,7 @@ class SearchedIndex:
             return start, min(start + self._forward, stop)
         if stop - start <= block:
             return start, stop
-        if self._skipped or step % 3 != 2:
+        if step < _GUESSES and (self._skipped or step % 3 != 2):
             middle = start + (high.first - start) * (pgno - below) // (above - below)
         else:
             middle = (start + high.first) // 2

@@ -17,7 +17,7 @@ from ltx.format.index import index_range
 from ltx.replica.apply import FileError
 from tests.test_vfs.origin import Origin, as_read, content, number, origin
 from tests.test_vfs.storages import hooked
-from vfs import open_files
+from vfs import index_search, open_files
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
 from vfs.view import View
 
@@ -211,9 +211,11 @@ def test_an_answer_that_is_cut_short_is_no_page(source: Origin) -> None:
 class TestFilesThatAreNotReadWhole:
     """The limit is lowered, so that small files stand for the big ones that are not verified when they are opened."""
 
-    @pytest.fixture
-    def big(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Origin]:
-        """A first state and increments in which pages of all of them are the newest."""
+    @pytest.fixture(params=["read", "searched"])
+    def big(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Origin]:
+        """A first state and increments in which pages of all of them are the newest; their indexes too are big."""
         with origin(tmp_path, page_size=512) as made:
             made.commit(
                 "CREATE TABLE t (id INTEGER PRIMARY KEY, a)",
@@ -224,6 +226,10 @@ class TestFilesThatAreNotReadWhole:
             made.commit("UPDATE t SET a = hex(randomblob(91)) WHERE id % 20 = 1")
             monkeypatch.setattr(open_files, "WHOLE_SIZE", 0)
             monkeypatch.setattr(open_files, "TAIL_SIZE", 64)
+            if request.param == "searched":
+                monkeypatch.setattr(open_files, "INDEX_SIZE", 0)
+                monkeypatch.setattr(index_search, "DENSE_BLOCK_SIZE", 60)
+                monkeypatch.setattr(index_search, "BLOCK_SIZE", 60)
             yield made
 
     @pytest.mark.parametrize("place", range(4))

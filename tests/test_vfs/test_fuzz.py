@@ -14,7 +14,7 @@ import vfs
 from ltx import NotReachableError
 from tests.support.ltxfiles import ALL_PAGE_SIZES
 from tests.test_vfs.origin import Origin, as_read, content, origin, rows, seen
-from vfs import open_files
+from vfs import index_search, open_files
 
 SEEDS = range(int(os.environ.get("VFS_FUZZ_SEEDS", "32")))
 STEPS = 45
@@ -174,6 +174,10 @@ def fuzz(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     if seed % 2:
         monkeypatch.setattr(open_files, "WHOLE_SIZE", 2000)
         monkeypatch.setattr(open_files, "TAIL_SIZE", 300)
+    if seed % 4 == 3:
+        monkeypatch.setattr(open_files, "INDEX_SIZE", 0)
+        monkeypatch.setattr(index_search, "DENSE_BLOCK_SIZE", 100)
+        monkeypatch.setattr(index_search, "BLOCK_SIZE", 100)
     page_size = ALL_PAGE_SIZES[seed % 4] if seed % 5 else 65536
     with origin(tmp_path, page_size=page_size, setup=f"PRAGMA auto_vacuum={vacuum}") as source:
         source.connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); CREATE TABLE counter (n)")
