@@ -6,7 +6,8 @@ PYTHON ?= $(shell for name in python3 python3.14 python3.13 python3.12 python3.1
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := $(shell find ltx backends vfs -name '*.py')
+SOURCES := $(shell find ltx backends vfs -name "*.py" -o -name "*.[ch]")
+EXTENSION := $(wildcard vfs/extension/*.[ch] vfs/extension/build.py)
 
 .PHONY: demo test lint bench clean
 .DELETE_ON_ERROR:
@@ -37,11 +38,11 @@ $(VENV)/.made:
 	$(PIP) install --upgrade 'pip>=25.1'
 	touch $@
 
-$(VENV)/.run: pyproject.toml $(VENV)/.made
+$(VENV)/.run: pyproject.toml $(EXTENSION) $(VENV)/.made
 	$(PIP) install --editable .
 	touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.made
+$(VENV)/.test: pyproject.toml $(EXTENSION) $(VENV)/.made
 	$(PIP) install --editable '.[all]' --group test
 	touch $@ $(VENV)/.run
 

@@ -15,6 +15,7 @@ from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
 from vfs.source import Source
 from vfs.view import View
+from vfs.waiting import Interrupted
 
 __all__ = ["LATEST", "ReplicaFile"]
 
@@ -39,6 +40,7 @@ class ReplicaFile:
         poll_interval_s: How old a look at the storage may be when a transaction begins.
         at: A time to stay at; None and `latest` follow.
         txid: A TXID to stay at; None follows.
+        interrupted: Says whether to give up waiting; by default whether the connection was interrupted.
     """
 
     def __init__(
@@ -48,8 +50,10 @@ class ReplicaFile:
         poll_interval_s: float,
         at: str | datetime | None = None,
         txid: int | str | None = None,
+        interrupted: Interrupted | None = None,
     ) -> None:
         self.source = source
+        self._interrupted = interrupted or self._is_interrupted
         self._poll_interval_s = poll_interval_s
         self._lock_level = apsw.SQLITE_LOCK_NONE
         self._database_pointer = 0
@@ -97,9 +101,9 @@ class ReplicaFile:
             page_size = self._view.page_size
             pgno, start = offset // page_size + 1, offset % page_size
             if start + amount <= page_size:
-                page = self._page(pgno)
+                page = self.page(pgno)
                 return page if amount == page_size else page[start : start + amount]
-            whole = b"".join(self._page(each) for each in range(pgno, (offset + amount - 1) // page_size + 2))
+            whole = b"".join(self.page(each) for each in range(pgno, (offset + amount - 1) // page_size + 2))
             return whole[start : start + amount]
 
     def xFileSize(self) -> int:
@@ -186,7 +190,8 @@ class ReplicaFile:
             return (datetime.now(UTC) - self.view.time).total_seconds()
         return self.source.lag_s
 
-    def _page(self, pgno: int) -> bytes:
+    def page(self, pgno: int) -> bytes:
+        """Return a page of the view as SQLite sees it; nothing beyond its end."""
         view = self._view
         if not 1 <= pgno <= view.commit:
             return b""
@@ -218,7 +223,7 @@ class ReplicaFile:
                 if self._fixed is view:
                     self._fixed = self._view
 
-    def _interrupted(self) -> bool:
+    def _is_interrupted(self) -> bool:
         """Whether `interrupt()` was called on the connection that this file belongs to."""
         if not self._database_pointer:
             return False

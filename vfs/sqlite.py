@@ -6,6 +6,7 @@ A connection opened through it goes to SQLite's default VFS for all that is no r
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -17,8 +18,9 @@ from vfs.errors import ReadOnlyError, coded
 from vfs.file import ReplicaFile
 from vfs.functions import add_functions
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
+from vfs.waiting import Interrupted
 
-__all__ = ["DEFAULT_POLL_INTERVAL_S", "VFS_NAME", "hand_over", "register"]
+__all__ = ["DEFAULT_POLL_INTERVAL_S", "VFS_NAME", "hand_over", "number", "open_file", "register"]
 
 VFS_NAME: Final = "litestream"
 URL_VARIABLE = "LITESTREAM_REPLICA_URL"
@@ -93,10 +95,25 @@ _registered: list[LitestreamVFS] = []
 
 
 def _open(name: str | apsw.URIFilename) -> ReplicaFile:
-    parameters: dict[str, str] = {}
-    label = name if isinstance(name, str) else name.filename()
-    if isinstance(name, apsw.URIFilename):
-        parameters = {key: name.uri_parameter(key) or "" for key in name.parameters}
+    if isinstance(name, str):
+        return open_file(name, {})
+    return open_file(name.filename(), {key: name.uri_parameter(key) or "" for key in name.parameters})
+
+
+def open_file(
+    label: str, parameters: Mapping[str, str], interrupted: Interrupted | None = None
+) -> ReplicaFile:
+    """Open the replica that a URI names.
+
+    Args:
+        label: The name in the URI.
+        parameters: The parameters of the URI.
+        interrupted: As `ReplicaFile` has it.
+
+    Raises:
+        backends.ConfigError: A parameter means nothing, or no replica is named.
+        LTXError: As `ReplicaFile`.
+    """
     unknown = sorted(set(parameters) - _OF_SQLITE - _OURS - _NOT_SERVED)
     if unknown:
         raise ConfigError(
@@ -125,19 +142,20 @@ def _open(name: str | apsw.URIFilename) -> ReplicaFile:
             )
         source = open_source(
             url,
-            int(_number(parameters, "cache_size", DEFAULT_CACHE_SIZE)),
-            _number(parameters, "timeout", DEFAULT_TIMEOUT_S),
+            int(number(parameters, "cache_size", DEFAULT_CACHE_SIZE)),
+            number(parameters, "timeout", DEFAULT_TIMEOUT_S),
             {},
         )
     return ReplicaFile(
         source,
-        poll_interval_s=_number(parameters, "poll_interval", DEFAULT_POLL_INTERVAL_S),
+        poll_interval_s=number(parameters, "poll_interval", DEFAULT_POLL_INTERVAL_S),
         at=parameters.get("at"),
         txid=parameters.get("txid"),
+        interrupted=interrupted,
     )
 
 
-def _number(parameters: dict[str, str], name: str, default: float) -> float:
+def number(parameters: Mapping[str, str], name: str, default: float) -> float:
     """Return a number of bytes or seconds; seconds may be written as `500ms` or `1s` too, as the peer has them."""
     text = parameters.get(name, "")
     if not text:

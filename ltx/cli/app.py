@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from ltx import __version__
-from ltx.cli import compact, doctor, replicate, restore, retain, snapshot, status, verify
+from ltx.cli import compact, doctor, extension, replicate, restore, retain, snapshot, status, verify
 from ltx.cli import list as list_files
 from ltx.cli.failures import describe
 from ltx.cli.interrupts import INTERRUPTED, Interrupted, interruptible
@@ -49,6 +49,7 @@ app.command("compact", epilog=compact.EXAMPLES)(compact.compact)
 app.command("snapshot", epilog=snapshot.EXAMPLES)(snapshot.snapshot)
 app.command("retain", epilog=retain.EXAMPLES)(retain.retain)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("extension", epilog=extension.EXAMPLES)(extension.extension)
 app.command("status", epilog=status.EXAMPLES)(status.status)
 
 

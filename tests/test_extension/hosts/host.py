@@ -1,0 +1,58 @@
+"""Python's own sqlite3 as a host: one JSON step a line, one JSON answer a line."""
+
+import json
+import os
+import sqlite3
+import sys
+import threading
+
+
+def answer(step):
+    what, *rest = step
+    if what == "load":
+        loader = sqlite3.connect(":memory:")
+        loader.enable_load_extension(True)
+        loader.load_extension(rest[0])
+        loader.close()
+        return []
+    if what == "open":
+        databases[rest[0]] = sqlite3.connect(rest[1], uri=True, check_same_thread=False, isolation_level=None)
+        return []
+    if what == "close":
+        databases.pop(rest[0]).close()
+        return []
+    if what == "sql":
+        return [list(row) for row in databases[rest[0]].execute(rest[1]).fetchall()]
+    if what == "opens":
+        for _ in range(rest[1]):
+            database = sqlite3.connect(rest[0], uri=True)
+            database.execute(rest[2]).fetchall()
+            database.close()
+        return [[len(os.listdir("/proc/self/fd")), resident()]]
+    if what == "threads":
+        found = [None] * rest[1]
+
+        def work(place):
+            database = sqlite3.connect(rest[0], uri=True)
+            found[place] = [database.execute(rest[2]).fetchone()[0] for _ in range(20)]
+            database.close()
+
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(rest[1])]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        return found
+    raise ValueError(what)
+
+
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+
+
+databases = {}
+for line in sys.stdin:
+    try:
+        said = {"rows": answer(json.loads(line))}
+    except Exception as error:
+        said = {"error": str(error)}
+    print(json.dumps(said), flush=True)

@@ -1,0 +1,1 @@
+"""The SQLite extension: its C sources, and how setuptools builds them. Nothing here is imported to use it."""

@@ -1,0 +1,412 @@
+/* Finding the helper process that reads a replica, and starting it where none runs.
+ *
+ * There is one for each user, replica and environment, so that nobody's credentials serve another. Its socket lies in
+ * a folder of the user's own, under a name that tells nothing: a keyed hash of what the helper is for. */
+#define _GNU_SOURCE
+#include "litestream.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "sqlite/sqlite3.h"
+
+#define PROTOCOL "1"
+
+enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64 };
+
+extern char **environ;
+
+/* What the helper runs first. Descriptors of the host are closed: a pipe held open would never end for its reader. */
+static const char BOOT[] = "import os, sys\n"
+                           "os.closerange(4, os.sysconf('SC_OPEN_MAX'))\n"
+                           "if sys.argv[1]: sys.path.insert(0, sys.argv[1])\n"
+                           "from vfs.serve import main\n"
+                           "main()\n";
+
+/* Standard error of a helper that this thread started and has not heard from. */
+static _Thread_local int started = -1;
+
+static uint64_t rotated(uint64_t value, int bits) { return value << bits | value >> (64 - bits); }
+
+/* SipHash-2-4: https://www.aumasson.jp/siphash/siphash.pdf */
+static uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size) {
+  uint64_t v0 = k0 ^ 0x736f6d6570736575ULL, v1 = k1 ^ 0x646f72616e646f6dULL;
+  uint64_t v2 = k0 ^ 0x6c7967656e657261ULL, v3 = k1 ^ 0x7465646279746573ULL;
+  for (size_t start = 0; start <= size; start += 8) {
+    uint64_t word = 0;
+    size_t count = size - start < 8 ? size - start : 8;
+    if (count) memcpy(&word, data + start, count);
+    if (count < 8) word |= (uint64_t)(size & 0xff) << 56;
+    v3 ^= word;
+    int rounds = count < 8 ? 2 + 4 : 2;
+    for (int round = 0; round < rounds; round++) {
+      if (round == 2) {
+        v0 ^= word;
+        v2 ^= 0xff;
+      }
+      v0 += v1, v1 = rotated(v1, 13) ^ v0, v0 = rotated(v0, 32);
+      v2 += v3, v3 = rotated(v3, 16) ^ v2;
+      v0 += v3, v3 = rotated(v3, 21) ^ v0;
+      v2 += v1, v1 = rotated(v1, 17) ^ v2, v2 = rotated(v2, 32);
+    }
+    if (count < 8) break;
+    v0 ^= word;
+  }
+  return v0 ^ v1 ^ v2 ^ v3;
+}
+
+/* Variables that change from one terminal or moment to the next and mean nothing to a storage. */
+static int is_idle(const char *variable) {
+  static const char *const names[] = {"_",     "COLORTERM", "COLUMNS", "LINES", "LITESTREAM_PYTHON", "LITESTREAM_REPLICA_URL",
+                                      "LS_COLORS", "OLDPWD",  "PS1",   "PWD",   "SHLVL", "TERM",     "WINDOWID"};
+  for (size_t place = 0; place < sizeof names / sizeof *names; place++) {
+    size_t size = strlen(names[place]);
+    if (strncmp(variable, names[place], size) == 0 && variable[size] == '=') return 1;
+  }
+  return 0;
+}
+
+static int in_order(const void *left, const void *right) {
+  return strcmp(*(const char *const *)left, *(const char *const *)right);
+}
+
+static void add_environment(struct buffer *buffer) {
+  size_t count = 0, kept = 0;
+  while (environ && environ[count]) count++;
+  char **sorted = malloc((count + 1) * sizeof *sorted);
+  if (!sorted) {
+    buffer->failed = 1;
+    return;
+  }
+  for (size_t place = 0; place < count; place++)
+    if (!is_idle(environ[place])) sorted[kept++] = environ[place];
+  qsort(sorted, kept, sizeof *sorted, in_order);
+  for (size_t place = 0; place < kept; place++) buffer_add_text(buffer, sorted[place]);
+  free(sorted);
+}
+
+struct python {
+  char program[PATH_MAX]; /* a path, or a name to look for on the search path */
+  char folder[PATH_MAX];  /* the one that `vfs` lies in; empty where this file lies alone */
+};
+
+static int is_program(const char *path) { return access(path, X_OK) == 0; }
+
+/* Find the Python that this file was installed for.
+ *
+ * Beside a `vfs` in PREFIX/lib/pythonX.Y/site-packages it is PREFIX/bin/pythonX.Y, or that name on the search path
+ * (Debian's and a user's own folders have no bin of their own). */
+static void find_python(struct python *python) {
+  char path[PATH_MAX], version[64] = "python3";
+  Dl_info where;
+  python->folder[0] = python->program[0] = 0;
+  if (dladdr((void *)(uintptr_t)&find_python, &where) && where.dli_fname && realpath(where.dli_fname, path)) {
+    for (int up = 0; up < 3; up++) {
+      char *slash = strrchr(path, '/');
+      if (slash) *slash = 0;
+    }
+    char beside[PATH_MAX + 32];
+    (void)snprintf(beside, sizeof beside, "%s/vfs/serve/__init__.py", path);
+    if (access(beside, R_OK) == 0) {
+      (void)snprintf(python->folder, sizeof python->folder, "%s", path);
+      char *packages = strrchr(path, '/');
+      if (packages && strstr(packages, "-packages")) {
+        *packages = 0;
+        char *name = strrchr(path, '/');
+        if (name && strncmp(name, "/python", 7) == 0 && strlen(name) < sizeof version) {
+          (void)snprintf(version, sizeof version, "%s", name + 1);
+          *name = 0;
+          char *lib = strrchr(path, '/');
+          if (lib) *lib = 0;
+          (void)snprintf(beside, sizeof beside, "%s/bin/%s", path, version);
+          if (is_program(beside)) (void)snprintf(python->program, sizeof python->program, "%.4000s", beside);
+        }
+      }
+    }
+  }
+  const char *named = getenv("LITESTREAM_PYTHON");
+  if (named && *named) {
+    (void)snprintf(python->program, sizeof python->program, "%s", named);
+    return;
+  }
+  if (*python->program) return;
+#ifdef BUILT_FOR
+  if (is_program(BUILT_FOR)) {
+    (void)snprintf(python->program, sizeof python->program, "%s", BUILT_FOR);
+    return;
+  }
+#endif
+  const char *environment = getenv("VIRTUAL_ENV");
+  if (environment && *environment) {
+    (void)snprintf(path, sizeof path, "%.4000s/bin/python", environment);
+    if (is_program(path)) {
+      (void)snprintf(python->program, sizeof python->program, "%s", path);
+      return;
+    }
+  }
+  (void)snprintf(python->program, sizeof python->program, "%s", version);
+}
+
+static int is_ours(const char *path) {
+  struct stat found;
+  return lstat(path, &found) == 0 && S_ISDIR(found.st_mode) && found.st_uid == geteuid() && !(found.st_mode & 077);
+}
+
+/* Make a folder that nobody else can enter, in the place for such things. */
+static int find_folder(char *folder, size_t size, struct problem *problem) {
+  const char *runtime = getenv("XDG_RUNTIME_DIR");
+  if (runtime && *runtime == '/' && strlen(runtime) < size - sizeof "/ltx/0123456789abcdef0123456789abcdef") {
+    (void)snprintf(folder, size, "%s/ltx", runtime);
+    if ((mkdir(folder, 0700) == 0 || errno == EEXIST) && is_ours(folder)) return 0;
+  }
+  (void)snprintf(folder, size, "/tmp/ltx-%u", (unsigned)geteuid());
+  if ((mkdir(folder, 0700) == 0 || errno == EEXIST) && is_ours(folder)) return 0;
+  problem_set(problem, SQLITE_CANTOPEN, "%s must be a folder that only you can enter: remove it", folder);
+  return -1;
+}
+
+static int pause_for(const struct patience *patience, int *waited_ms, struct problem *problem, const char *what) {
+  struct timespec pause = {0, WAIT_MS * 1000000L};
+  if (patience->is_interrupted(patience->context)) {
+    problem_set(problem, SQLITE_INTERRUPT, "interrupted");
+    return -1;
+  }
+  if ((*waited_ms += WAIT_MS) > patience->timeout_ms) {
+    problem_set(problem, SQLITE_IOERR, "%s stays locked", what);
+    return -1;
+  }
+  (void)nanosleep(&pause, NULL);
+  return 0;
+}
+
+/* Take the one lock of the folder; helpers are started and end under it. */
+static int take_lock(const char *folder, const struct patience *patience, struct problem *problem) {
+  char path[NAME_SIZE + 32];
+  int waited_ms = 0;
+  (void)snprintf(path, sizeof path, "%s/lock", folder);
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  if (fd < 0) {
+    problem_set(problem, SQLITE_CANTOPEN, "%s: %s", path, strerror(errno));
+    return -1;
+  }
+  while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EINTR) continue;
+    if (pause_for(patience, &waited_ms, problem, path) != 0) {
+      (void)close(fd);
+      return -1;
+    }
+  }
+  return fd;
+}
+
+/* Read the user's key; make it at the first time. Under the lock. */
+static int read_key(const char *folder, uint64_t key[2], struct problem *problem) {
+  char path[NAME_SIZE + 32];
+  (void)snprintf(path, sizeof path, "%s/key", folder);
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+  ssize_t had = fd < 0 ? -1 : read(fd, key, KEY_SIZE);
+  if (had >= 0 && had < KEY_SIZE) {
+    int source = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    had = source < 0 ? -1 : read(source, key, KEY_SIZE);
+    if (source >= 0) (void)close(source);
+    if (had == KEY_SIZE && pwrite(fd, key, KEY_SIZE, 0) != KEY_SIZE) had = -1;
+  }
+  if (fd >= 0) (void)close(fd);
+  if (had == KEY_SIZE) return 0;
+  problem_set(problem, SQLITE_CANTOPEN, "%s cannot be made: %s", path, strerror(errno));
+  return -1;
+}
+
+static int name_socket(struct sockaddr_un *address, const char *folder, const uint64_t key[2], const char *url,
+                       const struct python *python, struct problem *problem) {
+  struct buffer purpose = {0};
+  char here[PATH_MAX] = "";
+  buffer_add_text(&purpose, PROTOCOL);
+  buffer_add_text(&purpose, url);
+  buffer_add_text(&purpose, python->program);
+  buffer_add_text(&purpose, python->folder);
+  buffer_add_text(&purpose, strstr(url, "://") ? "" : getcwd(here, sizeof here)); /* what a relative path means */
+  add_environment(&purpose);
+  if (purpose.failed) {
+    buffer_free(&purpose);
+    problem_set(problem, SQLITE_NOMEM, "out of memory");
+    return -1;
+  }
+  memset(address, 0, sizeof *address);
+  address->sun_family = AF_UNIX;
+  (void)snprintf(address->sun_path, sizeof address->sun_path, "%.70s/%016llx%016llx", folder,
+                 (unsigned long long)siphash(key[0], key[1], purpose.data, purpose.size),
+                 (unsigned long long)siphash(~key[1], key[0], purpose.data, purpose.size));
+  buffer_free(&purpose);
+  return 0;
+}
+
+static int new_socket(void) {
+  int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  int high = fd < 0 ? -1 : fcntl(fd, F_DUPFD_CLOEXEC, 10); /* clear of the helper's 0 to 3 */
+  if (fd >= 0) (void)close(fd);
+#ifdef SO_NOSIGPIPE
+  int on = 1;
+  if (high >= 0) (void)setsockopt(high, SOL_SOCKET, SO_NOSIGPIPE, &on, sizeof on);
+#endif
+  return high;
+}
+
+static int is_the_users(int fd) {
+#ifdef SO_PEERCRED
+  struct ucred peer;
+  socklen_t size = sizeof peer;
+  return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+#else
+  uid_t user;
+  gid_t group;
+  return getpeereid(fd, &user, &group) == 0 && user == geteuid();
+#endif
+}
+
+/* Connect to a helper that runs; -1 where none does. One that is busy accepting others is waited for. */
+static int try_connect(const struct sockaddr_un *address, const struct patience *patience, struct problem *problem) {
+  int fd = new_socket(), waited_ms = 0;
+  if (fd < 0 || fcntl(fd, F_SETFL, O_NONBLOCK) != 0) return -1;
+  int done;
+  while ((done = connect(fd, (const struct sockaddr *)address, sizeof *address)) != 0) {
+    if (errno == EAGAIN && pause_for(patience, &waited_ms, problem, address->sun_path) == 0) continue;
+    if (errno != EINTR) break;
+  }
+  if (done == 0 && is_the_users(fd)) return fd;
+  (void)close(fd);
+  return -1;
+}
+
+/* Start a helper that listens on a socket, so that it can be connected to at once. The shell in between keeps it from
+ * being a child of the host, who would have to wait for it. */
+static int start(const struct python *python, int listening, int errors) {
+  static const char shell[] = "/bin/sh", script[] = "\"$@\" &", name[] = "litestream";
+  char *const arguments[] = {(char *)(uintptr_t)shell,
+                             (char *)(uintptr_t)"-c",
+                             (char *)(uintptr_t)script,
+                             (char *)(uintptr_t)name,
+                             (char *)(uintptr_t)python->program,
+                             (char *)(uintptr_t)"-EP",
+                             (char *)(uintptr_t)"-c",
+                             (char *)(uintptr_t)BOOT,
+                             (char *)(uintptr_t)python->folder,
+                             NULL};
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  sigset_t none, all;
+  pid_t child;
+  (void)sigemptyset(&none);
+  (void)sigfillset(&all);
+  int failed = posix_spawn_file_actions_init(&actions);
+  if (failed) return failed;
+  failed = posix_spawnattr_init(&attributes);
+  if (!failed) {
+    (void)posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDWR, 0);
+    (void)posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_RDWR, 0);
+    (void)posix_spawn_file_actions_adddup2(&actions, errors, 2);
+    (void)posix_spawn_file_actions_adddup2(&actions, listening, 3);
+    (void)posix_spawnattr_setsigmask(&attributes, &none);
+    (void)posix_spawnattr_setsigdefault(&attributes, &all);
+    (void)posix_spawnattr_setflags(&attributes,
+                                   POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID);
+    failed = posix_spawn(&child, shell, &actions, &attributes, arguments, environ);
+    (void)posix_spawnattr_destroy(&attributes);
+  }
+  (void)posix_spawn_file_actions_destroy(&actions);
+  if (failed) return failed;
+  while (waitpid(child, NULL, 0) < 0 && errno == EINTR) continue;
+  return 0;
+}
+
+static int start_listening(const struct sockaddr_un *address, const struct python *python, struct problem *problem) {
+  int ends[2] = {-1, -1}, errors = -1, failed = 0;
+  int listening = new_socket();
+  (void)unlink(address->sun_path); /* of a helper that was killed */
+  if (listening < 0 || bind(listening, (const struct sockaddr *)address, sizeof *address) != 0 ||
+      listen(listening, BACKLOG) != 0 || pipe(ends) != 0 || (errors = fcntl(ends[1], F_DUPFD_CLOEXEC, 10)) < 0)
+    failed = errno;
+  if (!failed) {
+    (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    (void)close(ends[1]);
+    ends[1] = -1;
+    failed = start(python, listening, errors);
+  }
+  for (int place = 0; place < 2; place++)
+    if (ends[place] >= 0 && (place || failed)) (void)close(ends[place]);
+  if (errors >= 0) (void)close(errors);
+  if (listening >= 0) (void)close(listening);
+  if (failed) {
+    (void)unlink(address->sun_path);
+    problem_set(problem, SQLITE_CANTOPEN, "the process that reads the replica cannot be started: %s",
+                strerror(failed));
+    return -1;
+  }
+  helper_forget();
+  started = ends[0];
+  return 0;
+}
+
+int helper_connect(const char *url, const struct patience *patience, struct problem *problem) {
+  char folder[NAME_SIZE];
+  uint64_t key[2];
+  struct python python;
+  struct sockaddr_un address;
+  if (find_folder(folder, sizeof folder, problem) != 0) return -1;
+  find_python(&python);
+  int lock = take_lock(folder, patience, problem);
+  if (lock < 0) return -1;
+  int fd = -1;
+  if (read_key(folder, key, problem) == 0 && name_socket(&address, folder, key, url, &python, problem) == 0) {
+    fd = try_connect(&address, patience, problem);
+    if (fd < 0 && start_listening(&address, &python, problem) == 0) {
+      fd = try_connect(&address, patience, problem);
+      if (fd < 0) problem_set(problem, SQLITE_CANTOPEN, "%s: %s", address.sun_path, strerror(errno));
+    }
+  }
+  (void)close(lock);
+  return fd;
+}
+
+void helper_forget(void) {
+  if (started >= 0) (void)close(started);
+  started = -1;
+}
+
+void helper_explain(struct problem *problem) {
+  char said[4096];
+  size_t size = 0;
+  if (started < 0) return;
+  while (size < sizeof said - 1) {
+    struct pollfd polled = {started, POLLIN, 0};
+    if (poll(&polled, 1, 2000) <= 0) break;
+    ssize_t had = read(started, said + size, sizeof said - 1 - size);
+    if (had <= 0) break;
+    size += (size_t)had;
+  }
+  helper_forget();
+  while (size && (said[size - 1] == '\n' || said[size - 1] == ' ')) size--;
+  said[size] = 0;
+  char *line = strrchr(said, '\n');
+  line = line ? line + 1 : said;
+  if (*line)
+    problem_set(problem, SQLITE_CANTOPEN,
+                "the process that reads the replica did not start: %.600s (LITESTREAM_PYTHON can name the Python "
+                "that ltx is installed for)",
+                line);
+}

@@ -1,0 +1,177 @@
+"""One client of the helper process: the requests of one open database in the host, one after the other."""
+
+import select
+import socket
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from weakref import WeakKeyDictionary
+
+import apsw
+
+from vfs.errors import coded
+from vfs.file import ReplicaFile
+from vfs.serve.arena import Arena, Place, Segment
+from vfs.serve.protocol import Operation, Reader, error_reply, frame, numbers, state
+from vfs.source import DEFAULT_CACHE_SIZE, Source
+from vfs.sqlite import number, open_file
+
+__all__ = ["Session"]
+
+_FIRST_PLACES, _MOST_PLACES = 16, 4096
+"""How many places of pages that are at hand go with an answer."""
+
+_ARENA_SHARE = 0.75
+"""Of `cache_size`; the rest keeps what was read ahead until a client wants it."""
+
+_arenas: WeakKeyDictionary[Source, Arena] = WeakKeyDictionary()
+_kept: list[Source] = []
+
+
+class Session:
+    """Answers one client until it goes.
+
+    Args:
+        connection: To the client.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._file: ReplicaFile | None = None
+        self._arena = Arena(0)
+        self._known: dict[int, Segment] = {}
+        self._next = 0
+        self._most = _FIRST_PLACES
+        self._answers: dict[Operation, Callable[[Reader], tuple[bytes, list[int]]]] = {
+            Operation.OPEN: self._open,
+            Operation.LOCK: self._lock,
+            Operation.READ: self._read,
+            Operation.PRAGMA: self._pragma,
+        }
+
+    def serve(self) -> None:
+        """Take requests until the client closes the connection, in order or not."""
+        with self._connection, suppress(OSError):
+            while request := self._receive():
+                operation, payload = request
+                if operation is Operation.UNLOCK and self._file is not None:
+                    self._file.xUnlock(apsw.SQLITE_LOCK_NONE)
+                if operation in self._answers:
+                    self._send(*self._answer(operation, payload))
+
+    def _answer(self, operation: Operation, payload: Reader) -> tuple[bytes, list[int]]:
+        try:
+            body, fds = self._answers[operation](payload)
+            return frame(0, body), fds
+        except Exception as error:  # noqa: BLE001 - it is the client's, whatever it is
+            return error_reply(coded(error)), []
+
+    def _open(self, payload: Reader) -> tuple[bytes, list[int]]:
+        txid, label, url = payload.u64(), payload.text() or "", payload.text() or ""
+        parameters: dict[str, str] = {}
+        while payload.left:
+            name = payload.text() or ""
+            parameters[name] = payload.text() or ""
+        parameters["replica_url"] = url
+        if txid:
+            parameters.pop("at", None)
+            parameters["txid"] = f"{txid:016x}"
+        size = int(number(parameters, "cache_size", DEFAULT_CACHE_SIZE))
+        shared = int(size * _ARENA_SHARE)
+        parameters["cache_size"] = str(size - shared)
+        self._file = open_file(label, parameters, self._is_called_off)
+        self._arena = _arenas.setdefault(self._file.source, Arena(shared))
+        _kept[:] = [self._file.source]  # whoever comes next finds its pages
+        return state(self._file), []
+
+    def _lock(self, _: Reader) -> tuple[bytes, list[int]]:
+        self._opened.xLock(apsw.SQLITE_LOCK_SHARED)
+        return state(self._opened), []
+
+    def _pragma(self, payload: Reader) -> tuple[bytes, list[int]]:
+        answer = self._opened.pragma((payload.text() or "").lower(), payload.text())
+        told = b"\0" if answer is None else b"\1" + answer.encode()
+        return state(self._opened) + told, []
+
+    def _read(self, payload: Reader) -> tuple[bytes, list[int]]:
+        first = payload.u32()
+        self._most = min(2 * self._most, _MOST_PLACES) if first == self._next else _FIRST_PLACES
+        places = [self._place(first)]
+        while len(places) < self._most and (place := self._at_hand(first + len(places))):
+            places.append(place)
+        self._next = first + len(places)
+        return self._tell(first, places)
+
+    def _tell(self, first: int, places: list[Place]) -> tuple[bytes, list[int]]:
+        """Tell where pages lie, and which segments are new to the client, or used no more."""
+        gone = [each for each in self._known if not self._arena.is_kept(each)]
+        for each in gone:
+            del self._known[each]
+        new: dict[int, Segment] = {}
+        for segment, _ in places:
+            if segment.number not in self._known:
+                new[segment.number] = segment
+        self._known.update(new)
+        words = [len(gone), *gone, len(new)]
+        for segment in new.values():
+            words += [segment.number, segment.size]
+        words += [first, len(places)]
+        told = [segment.number << 32 | offset for segment, offset in places]
+        return numbers("I", words) + numbers("Q", told), [segment.fd for segment in new.values()]
+
+    def _place(self, pgno: int) -> Place:
+        """Return where a page lies, after fetching it where it does not lie anywhere yet."""
+        return self._at_hand(pgno) or self._arena.put(self._key(pgno), self._opened.page(pgno))
+
+    def _at_hand(self, pgno: int) -> Place | None:
+        """Return where a page lies if that takes no request to the storage; None beyond the end too."""
+        view, source = self._opened.view, self._opened.source
+        if not 1 <= pgno <= view.commit:
+            return None
+        key = self._key(pgno)
+        place = self._arena.find(key)
+        if pgno in (1, view.lock_page):
+            return place
+        if view.doubts(pgno):
+            return None
+        if place is None and (view.file_of(pgno).number, pgno) in source.cache:
+            place = self._arena.put(key, self._opened.page(pgno))
+        return place
+
+    def _key(self, pgno: int) -> Hashable:
+        view = self._opened.view
+        if pgno == view.lock_page:
+            return view.page_size
+        if pgno == 1:  # it says which TXID is seen, and how many pages there are
+            return "1", view.txid, view.lineage
+        return view.file_of(pgno).number, pgno
+
+    @property
+    def _opened(self) -> ReplicaFile:
+        assert self._file is not None, "a client opens first"
+        return self._file
+
+    def _is_called_off(self) -> bool:
+        """Whether the client wants no answer any more: it says so, or it is gone."""
+        return bool(self._poll.poll(0))
+
+    def _receive(self) -> tuple[Operation, Reader] | None:
+        head = self._exactly(5)
+        if not head:
+            return None
+        payload = self._exactly(int.from_bytes(head[:4], Reader.ORDER))
+        return Operation(head[4]), Reader(payload)
+
+    def _exactly(self, size: int) -> bytes:
+        read = b""
+        while len(read) < size:
+            more = self._connection.recv(size - len(read))
+            if not more:
+                return b""
+            read += more
+        return read
+
+    def _send(self, data: bytes, fds: list[int]) -> None:
+        sent = socket.send_fds(self._connection, [data], fds) if fds else 0
+        self._connection.sendall(data[sent:])
