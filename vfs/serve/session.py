@@ -2,12 +2,13 @@
 
 import select
 import socket
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from weakref import WeakKeyDictionary
 
 import apsw
 
+from vfs.cache import PageKey
 from vfs.errors import coded
 from vfs.file import ReplicaFile
 from vfs.serve.arena import Arena, Place, Segment
@@ -122,30 +123,31 @@ class Session:
 
     def _place(self, pgno: int) -> Place:
         """Return where a page lies, after fetching it where it does not lie anywhere yet."""
-        return self._at_hand(pgno) or self._arena.put(self._key(pgno), self._opened.page(pgno))
+        place = self._at_hand(pgno)
+        if place is not None:
+            return place
+        page = self._opened.page(pgno)
+        return self._arena.put(self._key(pgno) or object(), page)
 
     def _at_hand(self, pgno: int) -> Place | None:
         """Return where a page lies if that takes no request to the storage; None beyond the end too."""
-        view, source = self._opened.view, self._opened.source
-        if not 1 <= pgno <= view.commit:
+        file = self._opened
+        key = self._key(pgno) if 1 <= pgno <= file.view.commit else None
+        if key is None:
             return None
-        key = self._key(pgno)
         place = self._arena.find(key)
-        if pgno in (1, view.lock_page):
-            return place
-        if view.doubts(pgno):
-            return None
-        if place is None and (view.file_of(pgno).number, pgno) in source.cache:
-            place = self._arena.put(key, self._opened.page(pgno))
+        if place is None and key in file.source.cache:
+            place = self._arena.put(key, file.page(pgno))
         return place
 
-    def _key(self, pgno: int) -> Hashable:
+    def _key(self, pgno: int) -> PageKey | None:
+        """Return what a page is known by, if finding it takes no request."""
         view = self._opened.view
         if pgno == view.lock_page:
-            return view.page_size
+            return 0, pgno
         if pgno == 1:  # it says which TXID is seen, and how many pages there are
-            return "1", view.txid, view.lineage
-        return view.file_of(pgno).number, pgno
+            return -1 - view.lineage, view.txid
+        return self._opened.source.located(view, pgno)
 
     @property
     def _opened(self) -> ReplicaFile:

@@ -5,9 +5,12 @@ import os
 import sqlite3
 import sys
 import threading
+from typing import Any
+
+databases: dict[str, sqlite3.Connection] = {}
 
 
-def answer(step):
+def answer(step: Any) -> list[Any]:
     what, *rest = step
     if what == "load":
         loader = sqlite3.connect(":memory:")
@@ -30,26 +33,27 @@ def answer(step):
             database.close()
         return [[len(os.listdir("/proc/self/fd")), resident()]]
     if what == "threads":
-        found = [None] * rest[1]
+        found: list[Any] = [None] * rest[1]
 
-        def work(place):
+        def work(place: int) -> None:
             database = sqlite3.connect(rest[0], uri=True)
             found[place] = [database.execute(rest[2]).fetchone()[0] for _ in range(20)]
             database.close()
 
         threads = [threading.Thread(target=work, args=(place,)) for place in range(rest[1])]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         return found
     raise ValueError(what)
 
 
-def resident():
+def resident() -> int:
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * 4096
 
 
-databases = {}
 for line in sys.stdin:
     try:
         said = {"rows": answer(json.loads(line))}
