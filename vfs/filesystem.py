@@ -270,8 +270,9 @@ class DatabaseFile(io.RawIOBase):
 class _Unpatched(ReplicaFile):
     """A replica as SQLite reads it, but page 1 is the one that was written (docs/design/0002-page-one.md)."""
 
-    def _page(self, pgno: int) -> bytes:
-        page = super()._page(pgno)
+    def page(self, pgno: int) -> bytes:
+        """Return a page as it was written."""
+        page = super().page(pgno)
         return self._fetch(pgno) if pgno == 1 and page else page
 
 

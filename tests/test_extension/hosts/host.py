@@ -56,7 +56,7 @@ def resident() -> int:
 
 for line in sys.stdin:
     try:
-        said = {"rows": answer(json.loads(line))}
+        said: dict[str, object] = {"rows": answer(json.loads(line))}
     except Exception as error:
         said = {"error": str(error)}
     print(json.dumps(said), flush=True)
