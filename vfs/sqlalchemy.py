@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIModule
+from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIConnection, DBAPIModule
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import Pool, QueuePool
@@ -28,6 +28,15 @@ class LitestreamDialect(SQLiteDialect_pysqlite):
 
     driver = "litestream"
     supports_statement_cache = True
+
+    _kept: DBAPIConnection | None = None
+
+    def connect(self, *cargs: Any, **cparams: Any) -> DBAPIConnection:
+        """Open a connection. A first one is kept beside it, idle: the pages in memory last as long as one is open."""
+        made = super().connect(*cargs, **cparams)
+        if self._kept is None:
+            self._kept = super().connect(*cargs, **cparams)
+        return made
 
     @classmethod
     def import_dbapi(cls) -> DBAPIModule:

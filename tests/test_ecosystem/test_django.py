@@ -18,6 +18,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 import ltx
 import vfs
+from tests.test_vfs.origin import origin
+from tests.test_vfs.storages import hooked
 from tests.test_vfs.test_processes import in_child, together
 
 ROOT = Path(__file__).parents[2]
@@ -250,6 +252,23 @@ def test_wrong_settings_say_what_is_wrong(changes: dict[str, Any], kind: type[Ex
     connections.databases["past"].update(changes)
     with pytest.raises(kind, match=text):
         stars("past")
+
+
+def test_the_next_request_costs_nothing_while_the_last_look_is_fresh(tmp_path: Path) -> None:
+    with origin(tmp_path) as source:
+        source.commit("CREATE TABLE shop_shop (id INTEGER PRIMARY KEY, name, details)")
+        url, hooks = hooked(source.url)
+        replica = {**connections.databases["default"], "ENGINE": "vfs.django", "NAME": url}
+        connections.databases["watched"] = {**replica, "OPTIONS": {"poll_interval": 60}}
+        try:
+            assert not Shop.objects.using("watched").exists()
+            before = len(hooks.log)
+            for _ in range(3):
+                connections["watched"].close()
+                assert not Shop.objects.using("watched").exists()
+            assert len(hooks.log) == before
+        finally:
+            del connections["watched"], connections.databases["watched"]
 
 
 @pytest.mark.usefixtures("replica")

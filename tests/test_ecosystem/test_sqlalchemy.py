@@ -280,12 +280,14 @@ def test_an_engine_whose_time_is_pruned_says_so_and_opens_no_other_one(
         engine.connect()
 
 
-def test_connections_are_kept_and_cost_no_request(source: Origin) -> None:
+@pytest.mark.parametrize("pool", [QueuePool, NullPool])
+def test_connections_after_the_first_cost_no_request(source: Origin, pool: type[Pool]) -> None:
     with origin(source.path.parent) as inner:
         inner.commit("CREATE TABLE t (n)", "INSERT INTO t VALUES (7)")
         url, hooks = hooked(inner.url)
         query = {"replica_url": url, "poll_interval": "60"}
-        engine = sa.create_engine(sa.URL.create("sqlite+litestream", query=query), pool_pre_ping=True)
+        address = sa.URL.create("sqlite+litestream", query=query)
+        engine = sa.create_engine(address, pool_pre_ping=True, poolclass=pool)
         for _ in range(5):
             with engine.connect() as connection:
                 assert connection.exec_driver_sql("SELECT n FROM t").scalar() == 7

@@ -21,6 +21,11 @@ from vfs import dbapi
 __all__ = ["DatabaseWrapper"]
 
 
+_kept: dict[str, dbapi.Connection] = {}
+"""An idle connection for each of the settings: Django closes its own after each request, and the pages in memory last
+as long as one is open."""
+
+
 class CursorWrapper(dbapi.Cursor):
     """Takes Django's `%s` and `%(name)s` for parameters."""
 
@@ -127,6 +132,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
             )  # a test's transaction is seen, in a database in memory
             return mirror
         connection = dbapi.connect(**conn_params)
+        if (identity := repr(sorted(conn_params.items()))) not in _kept:
+            _kept[identity] = dbapi.connect(**conn_params)
         register(connection)
         connection.commit()
         for command in self.init_commands:
