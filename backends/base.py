@@ -7,14 +7,15 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from tempfile import TemporaryFile
 from types import MappingProxyType, TracebackType
-from typing import BinaryIO, Self, cast
+from typing import BinaryIO, Self, TypeVar, cast
 
 from backends.errors import ConfigError, UnsupportedError
 
@@ -41,6 +42,8 @@ PARALLEL_READS = 32
 
 _END_OF_TIME_MS = 253_402_300_800_000
 """The year 10,000: no RFC 3339 time and no file time reaches it."""
+
+_T = TypeVar("_T")
 
 _lock = threading.Lock()
 """Guards what an instance changes after it was made, counters and pools; held for moments only."""
@@ -87,6 +90,9 @@ class ObjectInfo:
     version: str = ""
 
 
+_charged: ContextVar["Stats | None"] = ContextVar("charged", default=None)
+
+
 class Stats:
     """What one backend asked of its storage since it was opened: people pay for it. Safe to use from any thread.
 
@@ -117,11 +123,22 @@ class Stats:
 
     def count(self, kind: str = "", *, received: int = 0, sent: int = 0) -> None:
         """Count a request of this kind, and bytes; without a kind only bytes."""
+        charged = _charged.get()
         with _lock:
-            if kind:
-                self._requests[kind] += 1
-            self._received += received
-            self._sent += sent
+            for each in (self, charged) if charged is not None else (self,):
+                if kind:
+                    each._requests[kind] += 1
+                each._received += received
+                each._sent += sent
+
+    @contextmanager
+    def charged(self) -> Iterator[None]:
+        """Count here too what is asked of any backend in this block, in threads that it starts for it too."""
+        token = _charged.set(self)
+        try:
+            yield
+        finally:
+            _charged.reset(token)
 
     def __repr__(self) -> str:
         requests = ", ".join(f"{count} {kind}" for kind, count in sorted(self.requests.items()))
@@ -158,6 +175,13 @@ def cut(data: Data, size: int) -> Iterator[bytes | memoryview]:
         ):  # a raw file may read less than asked
             piece += more
         yield piece
+
+
+class _Executor(ThreadPoolExecutor):
+    """Threads that work on behalf of whoever hands the work over."""
+
+    def submit(self, work: Callable[..., _T], /, *args: object, **options: object) -> Future[_T]:
+        return super().submit(copy_context().run, work, *args, **options)  # type: ignore[arg-type]
 
 
 class Backend(ABC):
@@ -333,6 +357,6 @@ class Backend(ABC):
     def _executor(self) -> ThreadPoolExecutor:
         with _lock:
             if self._pool is None or self._pool_owner != os.getpid():  # threads do not survive a fork
-                self._pool = ThreadPoolExecutor(PARALLEL_READS, thread_name_prefix=f"{self.scheme}-read")
+                self._pool = _Executor(PARALLEL_READS, thread_name_prefix=f"{self.scheme}-read")
                 self._pool_owner = os.getpid()
             return self._pool

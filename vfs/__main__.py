@@ -45,6 +45,7 @@ def main(
     timeout: Annotated[
         float, typer.Option(help="Seconds to wait for the storage.", min=0.1)
     ] = DEFAULT_TIMEOUT_S,
+    stats: Annotated[bool, typer.Option("--stats", help="Print after each statement what it cost.")] = False,
     storage_option: Annotated[
         list[str] | None, typer.Option(help="name=value for the storage, as often as needed.")
     ] = None,
@@ -56,7 +57,7 @@ def main(
     try:
         connection = connect(url, at, txid, poll_interval=poll_interval, timeout=timeout, **options)
         try:
-            run(connection, connection.filename, sql or ())
+            run(connection, connection.filename, sql or (), says_cost=stats)
             sys.stdout.flush()
         finally:
             connection.close()

@@ -1,7 +1,6 @@
 """A replica as the file that SQLite reads: one connection's or one attached database's."""
 
 import ctypes
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -13,6 +12,7 @@ from ltx.format import format_txid
 from ltx.replica import format_time
 from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
+from vfs.meter import Meter
 from vfs.source import Source
 from vfs.view import View
 from vfs.waiting import Interrupted
@@ -53,16 +53,15 @@ class ReplicaFile:
         interrupted: Interrupted | None = None,
     ) -> None:
         self.source = source
-        self._interrupted = interrupted or self._is_interrupted
         self._poll_interval_s = poll_interval_s
         self._lock_level = apsw.SQLITE_LOCK_NONE
-        self._database_pointer = 0
         self._following = 0
         self._ahead = _FIRST_AHEAD
         self._fixed: View | None = None
+        self.meter = Meter(interrupted)
         if (at is not None and not _is_latest(at)) or txid is not None:
-            self._fixed = source.at(self._interrupted, time=at, txid=txid)
-        self._view = self._fixed or source.latest(poll_interval_s, self._interrupted, listed=True)
+            self._fixed = source.at(self.meter, time=at, txid=txid)
+        self._view = self._fixed or source.latest(poll_interval_s, self.meter, listed=True)
 
     @property
     def view(self) -> View:
@@ -87,10 +86,10 @@ class ReplicaFile:
                 "the time cannot change inside a transaction: end it first (COMMIT), then set the time"
             )
         if _is_latest(to):
-            view = self.source.latest(self._poll_interval_s, self._interrupted, listed=True)
+            view = self.source.latest(self._poll_interval_s, self.meter, listed=True)
             self._fixed = None
         else:
-            view = self._fixed = self.source.at(self._interrupted, time=to)
+            view = self._fixed = self.source.at(self.meter, time=to)
         self._view = view
 
     # What SQLite calls: https://sqlite.org/c3ref/io_methods.html
@@ -117,7 +116,7 @@ class ReplicaFile:
                 self._refuse()
             if level == apsw.SQLITE_LOCK_SHARED:
                 self._lock_level = apsw.SQLITE_LOCK_NONE  # also where Ctrl-C came into the last unlock
-                self._view = self._fixed or self.source.latest(self._poll_interval_s, self._interrupted)
+                self._view = self._fixed or self.source.latest(self._poll_interval_s, self.meter)
                 self._lock_level = level
 
     def xUnlock(self, level: int) -> None:
@@ -139,7 +138,7 @@ class ReplicaFile:
     def xFileControl(self, op: int, pointer: int) -> bool:
         """Answer our pragmas, and learn which connection this is; leave all else to SQLite."""
         if op == apsw.SQLITE_FCNTL_PDB:
-            self._database_pointer = ctypes.c_void_p.from_address(pointer).value or 0
+            self.meter.database_pointer = ctypes.c_void_p.from_address(pointer).value or 0
         if op != apsw.SQLITE_FCNTL_PRAGMA:
             return False
         pragma = apsw.VFSFcntlPragma(pointer)
@@ -181,6 +180,9 @@ class ReplicaFile:
             if name == "litestream_lag":
                 self._take_no_value(name, value)
                 return f"{self.lag_s:.3f}"
+            if name == "litestream_stats":
+                self._take_no_value(name, value)
+                return self.meter.cost.to_json()
             return None
 
     @property
@@ -200,7 +202,13 @@ class ReplicaFile:
         elif pgno != self._following - 1:
             self._ahead = _FIRST_AHEAD
         self._following = pgno + 1
+        meter = self.meter
+        waits = meter.waits
         page = self._fetch(pgno)
+        if meter.waits == waits:
+            meter.hits += 1
+        else:
+            meter.misses += 1
         return _page_one(page, self._view) if pgno == 1 else page
 
     def _fetch(self, pgno: int) -> bytes:
@@ -209,29 +217,19 @@ class ReplicaFile:
         while True:
             view = self._view
             try:
-                return self.source.page(view, pgno, self._ahead, self._interrupted)
+                return self.source.page(view, pgno, self._ahead, self.meter)
             except FileError as error:
                 avoided.append(error.file)
                 if len(avoided) > _REPLANS:
                     raise error.public() from error
                 try:
-                    self._view = self.source.again(view, avoided, self._interrupted)
+                    self._view = self.source.again(view, avoided, self.meter)
                 except NotReachableError:
                     if isinstance(error.reason, NotFoundError):
                         raise
                     raise error.public() from error  # it names the place
                 if self._fixed is view:
                     self._fixed = self._view
-
-    def _is_interrupted(self) -> bool:
-        """Whether `interrupt()` was called on the connection that this file belongs to."""
-        if not self._database_pointer:
-            return False
-        for connection in apsw.connections():
-            with suppress(apsw.Error):
-                if connection.sqlite3_pointer() == self._database_pointer:
-                    return connection.is_interrupted
-        return False
 
     def _refuse(self) -> NoReturn:
         raise ReadOnlyError(

@@ -7,6 +7,7 @@ from typing import Any
 import apsw.shell
 
 from backends import BackendError
+from vfs.meter import Cost
 
 __all__ = ["ShellError", "run"]
 
@@ -34,10 +35,29 @@ class _Shell(apsw.shell.Shell):
             raise error  # of the output: a reader that has enough, a full disk; not of a statement
         super().handle_exception()  # type: ignore[no-untyped-call]
 
+    def process_complete_line(self, command: str) -> None:
+        """Run it, and say what it cost where that was asked for."""
+        before = cost_of(self.db) if self.says_cost else None
+        try:
+            super().process_complete_line(command)  # type: ignore[no-untyped-call]
+        finally:
+            now = cost_of(self.db) if self.says_cost else None
+            if before and now:
+                print(f"cost: {now.since(before)}", file=self.stderr, flush=True)
+
+    says_cost = False
     _has_ended = False
 
 
-def run(connection: apsw.Connection, name: str, statements: Sequence[str]) -> None:
+def cost_of(connection: apsw.Connection) -> Cost | None:
+    """Return what the queries of a connection on a replica cost so far; None for another one's, after `.open`."""
+    told = connection.pragma("litestream_stats", schema="main")
+    return None if told is None else Cost.from_json(str(told))
+
+
+def run(
+    connection: apsw.Connection, name: str, statements: Sequence[str], *, says_cost: bool = False
+) -> None:
     """Run statements or dot commands, or read them from the terminal or standard input.
 
     Args:
@@ -45,9 +65,13 @@ def run(connection: apsw.Connection, name: str, statements: Sequence[str]) -> No
         name: What to call the database when the shell begins.
         statements: Run in order; the first error is raised. None reads standard input instead, where an error
             is printed and the next line read.
+        says_cost: Print to standard error after each what it cost.
     """
     connection.set_progress_handler(lambda: False, _STEPS)
     shell: Any = _Shell(db=connection)
+    shell.says_cost = says_cost
+    if says_cost:
+        print(f"cost: {cost_of(connection)} to open", file=sys.stderr, flush=True)
     if statements:
         shell.bail = True
         for statement in statements:

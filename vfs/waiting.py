@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 from backends import UnavailableError
 from vfs.errors import InterruptedQueryError
+from vfs.meter import Meter
 
 __all__ = ["ForkedLock", "Interrupted", "Waiter", "together"]
 
@@ -64,19 +67,20 @@ class Waiter:
             InterruptedQueryError: `interrupted` said so.
             UnavailableError: It took longer than the time limit.
         """
-        future = _workers.submit(work)
         check = self._checking(interrupted)
-        while True:
-            try:
-                return future.result(timeout=_NOTICE_S)
-            except NotYet:
-                if future.done():
+        with _metered(interrupted):
+            future = _workers.submit(work)
+            while True:
+                try:
+                    return future.result(timeout=_NOTICE_S)
+                except NotYet:
+                    if future.done():
+                        raise
+                try:
+                    check()
+                except BaseException:
+                    future.cancel()
                     raise
-            try:
-                check()
-            except BaseException:
-                future.cancel()
-                raise
 
     @contextmanager
     def turn(self, interrupted: Interrupted) -> Iterator[None]:
@@ -114,6 +118,21 @@ def together(works: Sequence[Callable[[], _T]]) -> list[_T]:
     return [work() for work in works[:1]] + [future.result() for future in futures]
 
 
+@contextmanager
+def _metered(interrupted: Interrupted) -> Iterator[None]:
+    """Charge whoever waits with what is done meanwhile."""
+    if not isinstance(interrupted, Meter):
+        yield
+        return
+    began = time.monotonic()
+    interrupted.waits += 1
+    try:
+        with interrupted.stats.charged():
+            yield
+    finally:
+        interrupted.waited_s += time.monotonic() - began
+
+
 class _Workers:
     """As many daemon threads as there is work at once."""
 
@@ -123,7 +142,7 @@ class _Workers:
 
     def submit(self, work: Callable[[], _T]) -> Future[_T]:
         future: Future[_T] = Future()
-        self._waiting.put((future, work))
+        self._waiting.put((future, partial(copy_context().run, work)))
         if not self._idle.acquire(blocking=False):
             threading.Thread(target=self._serve, name="vfs", daemon=True).start()
         return future
