@@ -69,7 +69,8 @@ class S3Backend(Backend):
         Args:
             url: Bucket, path and query; credentials in it are taken out of it.
             options: As of `s3fs.S3FileSystem`: key, secret, token, profile, anon, endpoint_url, client_kwargs,
-                config_kwargs, s3_additional_kwargs; further part_size (bytes) and concurrency.
+                config_kwargs, s3_additional_kwargs; further part_size (bytes), concurrency, and root, which begins every
+                key as it is, in place of the URL's path: for objects of others under keys that begin with a slash.
 
         Raises:
             ConfigError: The URL or an option is wrong.

@@ -65,7 +65,7 @@ _QUERY = {name.lower(): name for name in (*_PUBLIC, *_SECRET)}
 _OPTIONS: dict[str, type] = {
     "key": str, "secret": str, "token": str, "profile": str, "anon": bool, "endpoint_url": str,
     "client_kwargs": Mapping, "config_kwargs": Mapping, "s3_additional_kwargs": Mapping,
-    "part_size": int, "concurrency": int,
+    "part_size": int, "concurrency": int, "root": str,
 }  # fmt: skip
 
 
@@ -119,7 +119,11 @@ def parse(url: str, options: Mapping[str, object], environment: Mapping[str, str
         endpoint = next(filter(None, map(environment.get, names)), "")
     endpoint = _endpoint(endpoint) if endpoint else ""
     region = query.get("region") or region or environment.get("AWS_REGION", "")
-    if path:
+    root = f"{path}/" if path else ""
+    if "root" in options:
+        root = str(options["root"])
+        path = root.removesuffix("/")
+    elif path:
         check_key(path)
     public = {name: query[name] for name in _PUBLIC if name in query}
     public |= {"endpoint": endpoint} if endpoint else {}
@@ -128,7 +132,7 @@ def parse(url: str, options: Mapping[str, object], environment: Mapping[str, str
         url=f"s3://{bucket}{'/' if path else ''}{quote(path)}"
         + (f"?{urlencode(public, safe=':/')}" if public else ""),
         bucket=bucket,
-        root=f"{path}/" if path else "",
+        root=root,
         endpoint=endpoint,
         part_size=part_size,
         concurrency=_count(str(options.get("concurrency") or query.get("concurrency") or UPLOADS)),

@@ -7,10 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from ltx.replica import Replica
-from ltx.replication.database import Database, Settings
+from ltx.replication.config.values import Configuration, Place, Replicated
 from ltx.replication.logs import log_to_stderr
-from ltx.replication.run import prepare_process, run, uploading
+from ltx.replication.run import prepare_process, run
 
 
 def main() -> int:
@@ -18,7 +17,7 @@ def main() -> int:
     prepare_process()
     log_to_stderr(as_json=False)
     listed = json.loads(Path(sys.argv[1]).read_text())
-    return run([Database(path, [uploading(Replica.open(url))], Settings()) for path, url in listed.items()])
+    return run(Configuration(tuple(Replicated(Path(path), (Place(url),)) for path, url in listed.items())))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 
 from ltx.errors import (
     ChecksumError,
+    ConfigFileError,
     ConflictError,
     CorruptError,
     DatabaseError,
@@ -27,6 +28,7 @@ from ltx.replication import Published, Replication, replicate, replicate_once
 __all__ = [
     "TXID",
     "ChecksumError",
+    "ConfigFileError",
     "ConflictError",
     "CorruptError",
     "DatabaseError",

@@ -12,13 +12,15 @@ LTXError
 │   ├── NotReachableError              it does not hold this TXID or time, others it does
 │   ├── ConflictError                  somebody else wrote where we write
 │   └── OutputExistsError (FileExistsError)  a restore would overwrite a file
-└── DatabaseError                      the database to replicate cannot be read as it must be
+├── DatabaseError                      the database to replicate cannot be read as it must be
+└── ConfigFileError (ValueError)       a configuration file is wrong, or asks for what is not here yet
 
 Storage errors are `backends.BackendError`: a tree of its own, since a leaf cannot import the other.
 """
 
 __all__ = [
     "ChecksumError",
+    "ConfigFileError",
     "ConflictError",
     "CorruptError",
     "DatabaseError",
@@ -137,3 +139,21 @@ class OutputExistsError(ReplicaError, FileExistsError):
 
 class DatabaseError(LTXError):
     """The database cannot be read as replication must read it: it is locked, empty, or no database."""
+
+
+class ConfigFileError(LTXError, ValueError):
+    """A configuration file is wrong, or asks for something that is not here yet. Nothing was begun.
+
+    Attributes:
+        path: The file.
+        line: Where in it, from 1; None where it is about the file as a whole.
+    """
+
+    def __init__(self, message: str, *, path: str = "", line: int | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.line = line
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.path, self.line) if part)
+        return f"{place}: {super().__str__()}" if place else super().__str__()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -11,7 +12,6 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
-    opened_replica,
     usage_error,
 )
 from ltx.cli.output import complain, print_json, print_table
@@ -40,10 +40,14 @@ def list_files(
         ),
     ] = False,
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
     """List the LTX files of a replica.
+
+    With --config, URL is a database that the configuration names.
 
     One listing is all it asks for, so times are when the storage says a file was stored: an upload, a copy or a
     merge moves that. What a restore goes by is the time inside the files: add --header-times to see it.
@@ -52,7 +56,7 @@ def list_files(
     """
     if level != "all" and not (len(level) == 1 and level in "0123456789"):
         raise usage_error(f"--level is 0 to 9 or all; not {level!r}")
-    with opened_replica(url, storage_option, stats=stats) as replica:
+    with opened_source(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as replica:
         files = replica.files(None if level == "all" else int(level))
         times = [header.timestamp for header in replica.headers(files)] if header_times else None
         where = replica.url

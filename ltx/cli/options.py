@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +20,15 @@ __all__ = [
     "ReplicaURL",
     "ShowStats",
     "StorageOptions",
+    "check_replica_url",
     "examples",
     "file_entry",
+    "opened_place",
     "opened_replica",
+    "parsed_options",
     "usage_error",
     "wanted_txid",
+    "wrong_urls_are_usage",
 ]
 
 ReplicaURL = Annotated[
@@ -64,14 +68,16 @@ def examples(*commands: str) -> str:
 @contextmanager
 def opened_replica(url: str, storage_options: Sequence[str] | None, *, stats: bool) -> Iterator[Replica]:
     """Open the replica that a command names, and close it at the end; with `stats`, say what it cost."""
-    if "://" not in url and Path(url).is_file():
-        raise usage_error(f"{url} is a file; name the replica: its folder or URL")
-    try:
-        replica = Replica.open(url, **_parsed(storage_options or ()))
-    except MissingDependencyError:
-        raise
-    except ConfigError as error:
-        raise usage_error(str(error)) from error
+    check_replica_url(url)
+    with opened_place(url, parsed_options(storage_options), stats=stats) as replica:
+        yield replica
+
+
+@contextmanager
+def opened_place(url: str, options: Mapping[str, object], *, stats: bool) -> Iterator[Replica]:
+    """Open a replica by its URL and the options of its storage, as `opened_replica` does."""
+    with wrong_urls_are_usage():
+        replica = Replica.open(url, **options)
     try:
         yield replica
     finally:
@@ -81,9 +87,29 @@ def opened_replica(url: str, storage_options: Sequence[str] | None, *, stats: bo
             print_stats(replica.backend.stats)
 
 
-def _parsed(pairs: Sequence[str]) -> dict[str, object]:
+@contextmanager
+def wrong_urls_are_usage(they_are: bool = True) -> Iterator[None]:
+    """Turn what is wrong with a URL or an option into wrong usage, if it was typed."""
+    try:
+        yield
+    except MissingDependencyError:
+        raise
+    except ConfigError as error:
+        if they_are:
+            raise usage_error(str(error)) from error
+        raise
+
+
+def check_replica_url(url: str) -> None:
+    """Refuse the path of a file where a replica is to be named."""
+    if "://" not in url and Path(url).is_file():
+        raise usage_error(f"{url} is a file; name the replica: its folder or URL")
+
+
+def parsed_options(pairs: Sequence[str] | None) -> dict[str, object]:
+    """Return what --storage-option says, by name."""
     options: dict[str, object] = {}
-    for pair in pairs:
+    for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name.rstrip(":"):
             raise usage_error(

@@ -1,42 +1,54 @@
 """`ltx replicate`: what is committed in a database, put on its replicas, until stopped or once."""
 
+import os
+import re
 import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ltx.cli.options import ShowStats, StorageOptions, examples, opened_replica, usage_error
-from ltx.cli.output import complain, progress_bar
-from ltx.format import format_txid
-from ltx.replica import format_time
-from ltx.replica.layout import SNAPSHOT_LEVEL
+from ltx.cli.configuration import ConfigFile, ExpandEnv, Strict, read_configuration
+from ltx.cli.options import (
+    ShowStats,
+    StorageOptions,
+    check_replica_url,
+    examples,
+    parsed_options,
+    usage_error,
+)
 
 __all__ = ["EXAMPLES", "replicate"]
 
 EXAMPLES = examples(
     "ltx replicate app.db s3://bucket/app",
     "ltx replicate app.db s3://bucket/app --exec 'gunicorn app:app' --restore-if-db-not-exists",
+    "ltx replicate --config litestream.yml",
     "ltx replicate --once app.db s3://bucket/app",
     "ltx replicate --once app.db /backups/app --stats",
 )
 
+_ADDRESS = re.compile(r"(\[[^\]]*\]|[^:]*):[0-9]{1,5}")
+
 
 def replicate(
     database: Annotated[
-        str, typer.Argument(metavar="DB", help="The SQLite database. It may be in use.", show_default=False)
-    ],
+        str | None,
+        typer.Argument(metavar="[DB", help="The SQLite database. It may be in use.", show_default=False),
+    ] = None,
     urls: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="URL...",
+            metavar="URL...]",
             help="The replica, or several: s3://bucket/app, file:///folder or a plain folder.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
+    strict: Strict = False,
     once: Annotated[bool, typer.Option("--once", help="Take what is committed now, and end.")] = False,
     command: Annotated[
         str | None,
@@ -55,12 +67,23 @@ def replicate(
         ),
     ] = False,
     sync_interval: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.0, help="The shortest time from one transaction to the next."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            help="The shortest time from one transaction to the next: 1 unless the configuration says otherwise.",
+            show_default=False,
+        ),
+    ] = None,
     socket: Annotated[
         Path | None,
         typer.Option(help="Where to answer 'ltx status'; by default where it looks.", show_default=False),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT", help="Serve metrics for Prometheus there, at /metrics.", show_default=False
+        ),
     ] = None,
     upkeep: Annotated[
         bool,
@@ -73,92 +96,50 @@ def replicate(
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
-    """Put what is committed in a database on its replica, until stopped, or once.
+    """Put what is committed in databases on their replicas, until stopped, or once.
+
+    What to replicate is a database and its URLs, or a configuration. Without either the configuration is
+    $LITESTREAM_CONFIG, or /etc/litestream.yml.
 
     Each transaction of the replica holds the pages that changed since the one before; the first one holds all. The
     database is not written to; a folder .NAME-litestream beside it has what waits for upload.
 
     SIGTERM and Ctrl-C upload what is left first; a second one ends at once, and what is left stays beside the database.
+    SIGHUP reads the configuration again.
     """
-    if "://" in database:
-        raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
-    if once and (command or len(urls) > 1):
-        raise usage_error("--once takes one URL and no --exec")
-    if restore:
-        _restore_missing(database, urls[0], storage_option, stats=stats)
-    if once:
-        _replicate_once(database, urls[0], storage_option, stats=stats)
-    else:
-        settings = _Following(command, sync_interval, socket, log_json, upkeep, adopt)
-        code = _follow(database, urls, storage_option, settings, stats=stats)
-        if code:
-            raise typer.Exit(code)
+    from ltx.cli.replicating import Given, replicate_now, replicate_once_each
+    from ltx.replication.config.values import Configuration, Place, Replicated
 
-
-@dataclass(frozen=True, slots=True)
-class _Following:
-    command: str | None
-    sync_interval_s: float
-    socket: Path | None
-    log_json: bool
-    upkeep: bool
-    adopt: bool
-
-
-def _restore_missing(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
-    if Path(database).expanduser().exists():
-        return
-    with opened_replica(url, storage_option, stats=stats) as replica:
-        if replica.files():
-            replica.restore(database)
-
-
-def _follow(
-    database: str,
-    urls: Sequence[str],
-    storage_option: Sequence[str] | None,
-    settings: _Following,
-    *,
-    stats: bool,
-) -> int:
-    from ltx.replication.database import Database, Settings
-    from ltx.replication.logs import log_to_stderr
-    from ltx.replication.maintenance import Upkeep
-    from ltx.replication.run import prepare_process, run, uploading
-
+    if metrics and not _ADDRESS.fullmatch(metrics):
+        raise usage_error(f"--metrics is a host and a port, such as 127.0.0.1:9090; not {metrics!r}")
     try:
-        command = shlex.split(settings.command) if settings.command else None
+        words = tuple(shlex.split(command)) if command else ()
     except ValueError as error:
         raise usage_error(f"--exec: {error}") from error
-    prepare_process()
-    log_to_stderr(as_json=settings.log_json)
-    with ExitStack() as opened:
-        replicas = [
-            uploading(opened.enter_context(opened_replica(url, storage_option, stats=stats))) for url in urls
-        ]
-        how = Settings(
-            sync_interval_s=settings.sync_interval_s,
-            upkeep=Upkeep(enabled=settings.upkeep),
-            adopt=settings.adopt,
-        )
-        followed = Database(database, replicas, how)
-        return run([followed], command=command, socket=settings.socket)
+    given = Given(words, restore, sync_interval, socket, metrics or "", upkeep, adopt, log_json)
+    if database is not None:
+        _check_arguments(database, urls, config, strict or no_expand_env)
+        places = tuple(Place(url, parsed_options(storage_option)) for url in urls or ())
+        named = Replicated(Path(os.path.abspath(os.path.expanduser(database))), places)
+        read = None
+        found = Configuration((named,))
+    else:
+        if storage_option:
+            raise usage_error("--storage-option goes with URLs; a configuration has settings of its own")
+        read = partial(read_configuration, config, no_expand_env=no_expand_env, strict=strict)
+        found = read()
+    if once:
+        replicate_once_each(given, found, stats=stats)
+    elif code := replicate_now(given, found, read, stats=stats):
+        raise typer.Exit(code)
 
 
-def _replicate_once(database: str, url: str, storage_option: Sequence[str] | None, *, stats: bool) -> None:
-    with opened_replica(url, storage_option, stats=stats) as replica:
-        from ltx.replication import replicate_once  # what a listing does without
-
-        with progress_bar("comparing pages", in_bytes=False) as progress:
-            published = replicate_once(database, replica, progress=progress)
-        where = replica.url
-    if published is None:
-        print(f"nothing was published: {where} has all that is committed")
-        return
-    if published.level == SNAPSHOT_LEVEL:
-        complain("files are missing on the replica, so all pages were written; older states are as they were")
-    pages = "1 page" if published.page_count == 1 else f"{published.page_count} pages"
-    print(
-        f"published TXID {format_txid(published.txid)} of {format_time(published.time)}: "
-        f"{pages}, {published.size} bytes, {published.key}"
-    )
+def _check_arguments(database: str, urls: Sequence[str] | None, config: Path | None, other: bool) -> None:
+    if config or other:
+        raise usage_error("a database and its URLs need no configuration: give one or the other")
+    if not urls:
+        raise usage_error(f"{database} needs a replica: name its URL, such as s3://bucket/app or a folder")
+    if "://" in database:
+        raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
+    for url in urls:
+        check_replica_url(url)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -14,7 +15,6 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
-    opened_replica,
     usage_error,
     wanted_txid,
 )
@@ -71,10 +71,14 @@ def restore(
     integrity_check: Annotated[
         IntegrityCheck, typer.Option(help="Let SQLite check the result before OUT is made.")
     ] = IntegrityCheck.NONE,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
     """Make a database as it is or was, from its replica.
+
+    With --config, URL is a database that the configuration names.
 
     Every file that is used is checked whole, and OUT appears at once and complete, or not at all: after any
     error what was there before is as it was.
@@ -88,7 +92,7 @@ def restore(
     if if_db_not_exists and os.path.lexists(output):
         _skip(output, f"{output} exists", as_json=as_json)
         return
-    with opened_replica(url, storage_option, stats=stats) as replica:
+    with opened_source(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as replica:
         try:
             if dry_run:
                 _print_plan(replica, output, at, wanted, as_json=as_json)

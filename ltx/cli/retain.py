@@ -1,6 +1,5 @@
 """`ltx retain`: delete the files of a replica that are no longer needed."""
 
-import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +18,7 @@ from ltx.cli.options import (
 from ltx.cli.output import complain, print_json, print_table
 from ltx.format import format_txid
 from ltx.replica import format_time
+from ltx.replica.durations import parse_duration
 
 if TYPE_CHECKING:
     from ltx.replica.retention import Retained, State
@@ -30,10 +30,6 @@ EXAMPLES = examples(
     "ltx retain s3://bucket/app",
     "ltx retain s3://bucket/app --retention 168h",
 )
-
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s)", re.ASCII)
-_DURATION = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 
 
 def retain(
@@ -138,9 +134,10 @@ def _entry(
 
 
 def _duration(option: str, text: str) -> timedelta:
-    if not _DURATION.fullmatch(text):
-        raise usage_error(f"{option} is a time such as 24h, 5m, 90s or 1h30m; not {text!r}")
     try:
-        return timedelta(seconds=sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text)))
-    except OverflowError:
-        raise usage_error(f"{option} is too long: {text!r}") from None
+        length = parse_duration(text)
+    except ValueError:
+        length = timedelta(-1)
+    if length < timedelta(0):
+        raise usage_error(f"{option} is a time such as 24h, 5m, 90s or 1h30m; not {text!r}")
+    return length

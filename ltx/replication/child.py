@@ -17,7 +17,8 @@ from ltx.replica.replica import Replica
 from ltx.replication.control import answer
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
-from ltx.replication.run import prepare_process, uploading
+from ltx.replication.fleet import uploading
+from ltx.replication.run import prepare_process
 
 __all__ = ["main"]
 

@@ -7,8 +7,9 @@ captured on one small pool; uploads have one for each storage service, so that a
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,66 +23,154 @@ from ltx.replication.maintenance import Maintenance
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
 
-__all__ = ["Daemon"]
+__all__ = ["FAILURES", "Daemon", "restore_missing"]
 
-_CAPTURES, _UPLOADS = 4, 4
-_SLOW_S = 10.0
-"""Seconds after which a database is looked at without an event."""
-
+_CAPTURES, _UPLOADS, _FLUSHES = 4, 4, 16
 _FIRST_S = 2.0
 _AGAIN_S = 0.02
 """An event can come before the commit that it belongs to is complete."""
 
 _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
+_SIDES = ("-wal", "-shm", "-journal")
 _WATCH_STEP_MS, _WATCH_DEBOUNCE_MS = 5, 20
-_FLUSH_PAUSE_S = 0.5
-_FAILURES = (LTXError, BackendError, OSError, apsw.Error)
+FAILURES = (LTXError, BackendError, OSError, apsw.Error)
+"""What can go wrong with one database, and is no reason to stop the others."""
+
 log = logging.getLogger("ltx")
 
 
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """One database here, what is done for it, and when it was last done."""
+
+    database: Database
+    sync: Task
+    pushes: dict[int, Task] = field(default_factory=dict)
+    upkeep: list[Task] = field(default_factory=list)
+    sides: tuple[str, ...] = ()
+    last: float = 0.0
+    pause_s: float = 0.0
+    rechecks: int = 0
+    sync_count: int = 0
+    sync_error_count: int = 0
+    sync_s: float = 0.0
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [self.sync, *self.pushes.values(), *self.upkeep]
+
+
 class Daemon:
-    """Replicates databases from `start` to `stop`. It owns neither their replicas nor the databases.
+    """Replicates databases from `start` to `stop`; they come and go meanwhile. It owns neither them nor their replicas.
+
+    Attributes:
+        noticed: Is called with the path of a file that is no database of ours, and came, changed or went in one of the
+            folders of `look_into`.
 
     Args:
-        databases: What to replicate.
+        databases: What to begin with.
         flush_s: For how long `stop` tries to upload what is left.
+        flush_pause_s: Seconds between two tries.
     """
 
-    def __init__(self, databases: Sequence[Database], *, flush_s: float = 30.0) -> None:
-        self.databases = list(databases)
-        self._flush_s = flush_s
+    def __init__(
+        self, databases: Sequence[Database] = (), *, flush_s: float = 30.0, flush_pause_s: float = 0.5
+    ) -> None:
+        self.noticed: Callable[[str], None] | None = None
+        self._flush_s, self._flush_pause_s = flush_s, flush_pause_s
         self._scheduler = Scheduler()
         self._captures = ThreadPoolExecutor(_CAPTURES, thread_name_prefix="capture")
         self._uploads: dict[str, ThreadPoolExecutor] = {}
         self._stopping, self._aborted = threading.Event(), threading.Event()
         self._threads: list[threading.Thread] = []
-        self._syncs: dict[str, Task] = {}
-        self._pushes: dict[int, Task] = {}
-        self._upkeep: list[Task] = []
-        self._last: dict[str, float] = {}
-        self._pauses: dict[str, float] = {}
-        self._rechecks: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._entries: dict[Path, _Entry] = {}
+        self._owners: dict[str, _Entry] = {}
+        self._looked_into: frozenset[Path] = frozenset()
+        self._folders_changed = threading.Event()
+        for database in databases:
+            self.add(database)
+
+    @property
+    def databases(self) -> list[Database]:
+        """What is replicated now."""
+        with self._lock:
+            return [entry.database for entry in self._entries.values()]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped yet."""
+        return bool(self._threads) and not self._stopping.is_set()
+
+    def counts(self, database: Database) -> tuple[int, int, float]:
+        """Return how often a database was looked at, how often that failed, and for how many seconds in all."""
+        with self._lock:
+            entry = self._entries.get(database.path)
+        return (entry.sync_count, entry.sync_error_count, entry.sync_s) if entry else (0, 0, 0.0)
+
+    def add(self, database: Database) -> None:
+        """Begin with a database: at once, or when we start."""
+        pools = [self._pool(uploader) for uploader in database.uploaders]
+        # The first look asks the replicas: one that does not answer keeps only its own service's threads.
+        entry = _Entry(database, Task(lambda: 0.0, pools[0]))
+        entry.sync.work = partial(self._sync, entry)
+        for uploader, pool in zip(database.uploaders, pools, strict=True):
+            entry.pushes[id(uploader)] = Task(partial(self._push, entry, uploader), pool)
+            if database.settings.upkeep.enabled:
+                upkeep = Maintenance(uploader, database.folder, database.settings.upkeep)
+                entry.upkeep.append(Task(partial(self._maintain, upkeep), pool))
+        real = database.path.resolve()
+        entry.sides = tuple(f"{real}{side}" for side in ("", "-wal", "-journal"))
+        with self._lock:
+            if database.path in self._entries:
+                raise ValueError(f"{database.path} is replicated already")
+            self._entries[database.path] = entry
+            self._owners |= dict.fromkeys(entry.sides, entry)
+        self._folders_changed.set()
+        self._scheduler.add(entry.sync)
+        for task in (*entry.pushes.values(), *entry.upkeep):
+            self._scheduler.add(task, _FIRST_S)  # a sync comes first, and pokes the uploads
+
+    def remove(self, database: Database, *, flush_s: float) -> bool:
+        """Upload what is left of a database, and let go of it; the others go on meanwhile.
+
+        Args:
+            database: One of ours. What is left stays on this machine where the time is too short.
+            flush_s: For how long to try; 0 is once.
+
+        Returns:
+            Whether its replicas have everything.
+        """
+        with self._lock:
+            entry = self._entries.pop(database.path)
+            for side in entry.sides:
+                self._owners.pop(side, None)
+        self._folders_changed.set()
+        self._scheduler.remove(entry.tasks)
+        return self._flush(database, time.monotonic() + flush_s)
+
+    def look_into(self, folders: Iterable[Path]) -> None:
+        """Say in which folders files are looked for that are no databases of ours yet, in place of what was said."""
+        self._looked_into = frozenset(folders)
+        self._folders_changed.set()
+
+    def schedule(self, work: Callable[[], float]) -> Task:
+        """Do something else, too, in a thread of its own; return what to poke.
+
+        Args:
+            work: Does it, and returns in how many seconds to do it again.
+        """
+        pool = self._uploads[f"other {len(self._uploads)}"] = ThreadPoolExecutor(1)
+        task = Task(work, pool)
+        self._scheduler.add(task)
+        return task
+
+    def poke(self, task: Task, delay_s: float = 0.0) -> None:
+        """Let what was scheduled be done soon."""
+        self._scheduler.poke(task, delay_s)
 
     def start(self) -> None:
         """Begin. Returns at once; every database is looked at now."""
-        for database in self.databases:
-            for uploader in database.uploaders:
-                place = "{0.scheme}://{0.netloc}".format(urlsplit(uploader.replica.url))
-                pool = self._uploads.setdefault(
-                    place, ThreadPoolExecutor(_UPLOADS, thread_name_prefix=f"upload {place}")
-                )
-                self._pushes[id(uploader)] = Task(partial(self._push, database, uploader), pool)
-                if database.settings.upkeep.enabled:
-                    upkeep = Maintenance(uploader, database.folder, database.settings.upkeep)
-                    self._upkeep.append(Task(partial(self._maintain, upkeep), pool))
-            # The first look asks the replicas: one that does not answer keeps only its own service's threads.
-            first = self._pushes[id(database.uploaders[0])].pool
-            self._syncs[str(database.path)] = Task(partial(self._sync, database), first)
-        for task in self._syncs.values():
-            self._scheduler.add(task)
-        for task in (*self._pushes.values(), *self._upkeep):
-            task.due = time.monotonic() + _FIRST_S  # a sync comes first, and pokes the uploads
-            self._scheduler.add(task)
         self._spawn(self._scheduler.run, "schedule")
         self._spawn(self._watch, "watch")
 
@@ -92,15 +181,16 @@ class Daemon:
             Whether every replica has everything.
         """
         self._stopping.set()
+        self._folders_changed.set()
         self._scheduler.end()
         for thread in self._threads:
             thread.join()
         self._captures.shutdown(wait=True, cancel_futures=True)
         until = time.monotonic() + self._flush_s
-        with ThreadPoolExecutor(16, thread_name_prefix="flush") as pool:
+        with ThreadPoolExecutor(_FLUSHES, thread_name_prefix="flush") as pool:
             done = list(pool.map(lambda database: self._flush(database, until), self.databases))
-        for pool in self._uploads.values():
-            pool.shutdown(wait=False, cancel_futures=True)
+        for uploads in self._uploads.values():
+            uploads.shutdown(wait=False, cancel_futures=True)
         return all(done)
 
     def abort(self) -> None:
@@ -125,8 +215,10 @@ class Daemon:
         database.sync()
         wanted = database.line.txid
         if not wait:
-            for uploader in database.uploaders:
-                self._scheduler.poke(self._pushes[id(uploader)])
+            with self._lock:
+                entry = self._entries.get(database.path)
+            for push in entry.pushes.values() if entry else ():
+                self._scheduler.poke(push)
             return True
         for uploader in database.uploaders:
             while not (uploader.push() or ((uploader.txid or 0) >= wanted and not uploader.error)):
@@ -141,92 +233,126 @@ class Daemon:
         thread.start()
         self._threads.append(thread)
 
+    def _pool(self, uploader: Uploader) -> ThreadPoolExecutor:
+        place = "{0.scheme}://{0.netloc}".format(urlsplit(uploader.replica.url))
+        return self._uploads.setdefault(
+            place, ThreadPoolExecutor(_UPLOADS, thread_name_prefix=f"upload {place}")
+        )
+
     def _watch(self) -> None:
         """Turn file events into looks at databases, until we stop."""
-        from watchfiles import watch
-
-        owners: dict[str, Task] = {}
-        folders: set[Path] = set()
-        for database in self.databases:
-            real = database.path.resolve()
-            folders.add(real.parent)
-            task = self._syncs[str(database.path)]
-            owners |= {f"{real}{side}": task for side in ("", "-wal", "-journal")}
         while not self._stopping.is_set():
-            present = [folder for folder in folders if folder.is_dir()]
+            self._folders_changed.clear()
+            if self._stopping.is_set():
+                return
+            with self._lock:
+                folders = {Path(entry.sides[0]).parent for entry in self._entries.values()}
+            present = [folder for folder in folders | self._looked_into if folder.is_dir()]
             try:
-                for changes in watch(
-                    *present,
-                    watch_filter=lambda _, path: path in owners,
-                    step=_WATCH_STEP_MS,
-                    debounce=_WATCH_DEBOUNCE_MS,
-                    stop_event=self._stopping,
-                    rust_timeout=500,
-                    recursive=False,
-                    raise_interrupt=False,
-                ):
-                    for task in {id(owners[path]): owners[path] for _, path in changes}.values():
-                        self._event(task)
+                self._follow(present)
             except (OSError, RuntimeError) as error:
                 log.warning(
                     "no file events; databases are looked at now and then", extra={"error": str(error)}
                 )
-                self._stopping.wait(60)
+                self._folders_changed.wait(60)
 
-    def _event(self, task: Task) -> None:
-        work = task.work
-        assert isinstance(work, partial)
-        database: Database = work.args[0]
-        path = str(database.path)
-        self._rechecks[path] = 2
-        spacing = database.settings.sync_interval_s - (time.monotonic() - self._last.get(path, 0.0))
-        self._scheduler.poke(task, max(0.0, spacing))
+    def _follow(self, folders: Sequence[Path]) -> None:
+        """Follow the events of folders until others are to be followed, too, or we stop."""
+        if not folders:
+            self._folders_changed.wait()
+            return
+        from watchfiles import Change, watch
 
-    def _sync(self, database: Database) -> float:
+        def strange(change: Change, path: str) -> bool:
+            if Path(path).parent not in self._looked_into or path.endswith(_SIDES):
+                return False
+            return path not in self._owners or change != Change.modified
+
+        events = watch(
+            *folders,
+            watch_filter=lambda change, path: path in self._owners or strange(change, path),
+            step=_WATCH_STEP_MS,
+            debounce=_WATCH_DEBOUNCE_MS,
+            stop_event=self._folders_changed,
+            rust_timeout=500,
+            yield_on_timeout=True,
+            recursive=False,
+            raise_interrupt=False,
+        )
+        fresh = True
+        for changes in events:
+            with self._lock:
+                changed = {id(found): found for _, path in changes if (found := self._owners.get(path))}
+                missed = list(self._entries.values()) if fresh else []
+            for entry in changed.values():
+                self._event(entry)
+            for entry in missed:  # what happened between two watches had no event
+                self._scheduler.poke(entry.sync)
+            unknown = [path for change, path in changes if strange(change, path)]
+            for path in [*unknown, *(map(str, self._looked_into) if fresh else ())]:
+                if self.noticed is not None:
+                    self.noticed(path)
+            fresh = False
+
+    def _event(self, entry: _Entry) -> None:
+        entry.rechecks = 2
+        spacing = entry.database.settings.sync_interval_s - (time.monotonic() - entry.last)
+        self._scheduler.poke(entry.sync, max(0.0, spacing))
+
+    def _sync(self, entry: _Entry) -> float:
         """Look at a database; return when to do so again."""
-        path = str(database.path)
+        database = entry.database
         if all(uploader.stopped and not uploader.late for uploader in database.uploaders):
-            return _SLOW_S  # somebody else writes there: what we would capture has nowhere to go
+            return (
+                database.settings.look_s
+            )  # somebody else writes there: what we would capture has nowhere to go
+        began = time.monotonic()
         try:
+            if database.settings.restore and not database.path.exists():
+                restore_missing(database)
             changed = database.sync()
-        except _FAILURES as error:
-            return self._failed(database, error)
+        except FAILURES as error:
+            return self._failed(entry, error)
+        finally:
+            entry.sync_count += 1
+            entry.sync_s += time.monotonic() - began
         if database.error is not None:
-            log.info("goes on", extra={"db": path})
+            log.info("goes on", extra={"db": str(database.path)})
         database.error = None
-        self._syncs[path].pool = self._captures
-        self._pauses.pop(path, None)
+        entry.sync.pool = self._captures
+        entry.pause_s = 0.0
         for uploader in database.uploaders:
             if changed or uploader.txid is None:
-                self._scheduler.poke(self._pushes[id(uploader)])
+                self._scheduler.poke(entry.pushes[id(uploader)])
         if changed:
-            self._last[path] = time.monotonic()
-            self._rechecks[path] = 0
-        elif self._rechecks.get(path, 0):
-            self._rechecks[path] -= 1
+            entry.last = time.monotonic()
+            entry.rechecks = 0
+        elif entry.rechecks:
+            entry.rechecks -= 1
             return _AGAIN_S
-        return _SLOW_S
+        return database.settings.look_s
 
-    def _failed(self, database: Database, error: Exception) -> float:
-        path = str(database.path)
+    def _failed(self, entry: _Entry, error: Exception) -> float:
+        database = entry.database
+        entry.sync_error_count += 1
         if str(error) != str(database.error):
-            log.error("cannot be captured", extra={"db": path, "error": str(error)})
+            log.error("cannot be captured", extra={"db": str(database.path), "error": str(error)})
         database.error = error
         if isinstance(error, ConflictError):
             return _REFUSED_S  # somebody has to look at it
-        self._pauses[path] = min(_LONGEST_PAUSE_S, max(0.25, self._pauses.get(path, 0.0) * 2))
-        return self._pauses[path]
+        entry.pause_s = min(_LONGEST_PAUSE_S, max(0.25, entry.pause_s * 2))
+        return entry.pause_s
 
-    def _push(self, database: Database, uploader: Uploader) -> float:
+    def _push(self, entry: _Entry, uploader: Uploader) -> float:
         before = uploader.error
         current = uploader.push()
-        names = {"db": str(database.path), "replica": uploader.replica.url}
+        names = {"db": str(entry.database.path), "replica": uploader.replica.url}
         if uploader.error is not None and str(uploader.error) != str(before):
             log.error("cannot be uploaded", extra={**names, "error": str(uploader.error)})
         elif before is not None and uploader.error is None:
             log.info("uploads again", extra=names)
         if uploader.wants_snapshot or (uploader.stopped and uploader.late):
-            self._scheduler.poke(self._syncs[str(database.path)])
+            self._scheduler.poke(entry.sync)
         if current:
             return 60.0
         return max(0.05, min(30.0, uploader.not_before - time.monotonic())) if uploader.error else 0.2
@@ -238,16 +364,22 @@ class Daemon:
         """Bring everything to the replicas, for as long as there is time; then let go of the database."""
         try:
             while True:
+                error: Exception | None = None
+                captured = False
                 try:
                     database.sync()
+                    captured = True
+                except FAILURES as failure:
+                    error = failure
+                done = []
+                if database.is_open:  # else nothing of it was captured
                     done = [uploader.push() for uploader in database.uploaders]
-                    error = next((each.error for each in database.uploaders if each.error), None)
-                except _FAILURES as failure:
-                    done, error = [False], failure
-                if all(done):
+                error = error or next((each.error for each in database.uploaders if each.error), None)
+                gone = not database.path.exists()  # then what was captured is all that there will be
+                if (captured or gone) and all(done):
                     return True
                 hopeless = all(each.stopped for each in database.uploaders)
-                if hopeless or time.monotonic() >= until or self._aborted.wait(_FLUSH_PAUSE_S):
+                if hopeless or time.monotonic() >= until or self._aborted.wait(self._flush_pause_s):
                     log.error(
                         "ended with transactions that are not on every replica; they stay on this machine",
                         extra={"db": str(database.path), "error": str(error)},
@@ -255,3 +387,12 @@ class Daemon:
                     return False
         finally:
             database.close()
+
+
+def restore_missing(database: Database) -> None:
+    """Restore a database that is missing, from the first of its replicas that has it; one without any stays missing."""
+    for uploader in database.uploaders:
+        if uploader.replica.files():
+            restored = uploader.replica.restore(database.path)
+            log.info("restored", extra={"db": str(database.path), "txid": restored.txid})
+            return

@@ -49,6 +49,9 @@ class Settings:
         limits: When checkpoints are due.
         upkeep: What the daemon does to keep the replicas small.
         adopt: Whether a replica may be gone on with that looks like another database's.
+        look_s: Seconds after which the database is looked at even if no file event says that it changed.
+        folder: Where replication keeps its own state; None for a folder beside the database.
+        restore: Whether to restore the database from a replica where it is missing.
     """
 
     sync_interval_s: float = 1.0
@@ -56,6 +59,9 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     upkeep: Upkeep = field(default_factory=Upkeep)
     adopt: bool = False
+    look_s: float = 10.0
+    folder: Path | None = None
+    restore: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +112,8 @@ class Database:
             raise ValueError("a database needs a replica")
         self.path = Path(os.path.abspath(os.path.expanduser(os.fspath(path))))
         self.settings = settings
-        self.folder = meta_folder(self.path)
-        self.line = Line(self.folder, table_path_of(self.path, replicas[0].url))
+        self.folder = settings.folder or meta_folder(self.path)
+        self.line = Line(self.folder, self.folder / table_path_of(self.path, replicas[0].url).name)
         self.uploaders = [Uploader(replica, self.line, self.path) for replica in replicas]
         self.error: Exception | None = None
         self.compared = 0
@@ -156,7 +162,7 @@ class Database:
             return
         if not self.path.is_file():
             raise DatabaseError(f"there is no database {self.path}")
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._guard = self._guard or take_guard(self.folder, self.path)
         self.line.open()
         try:
@@ -356,6 +362,11 @@ class Database:
                     self._guard.close()
                     self._guard = None
                 self._opened = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was read, and it is known what was captured of it."""
+        return self._opened
 
     @property
     def status(self) -> Status:

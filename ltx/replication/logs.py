@@ -11,9 +11,9 @@ _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 class _Formatter(logging.Formatter):
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, source: bool) -> None:
         super().__init__()
-        self._as_json = as_json
+        self._as_json, self._source = as_json, source
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line: time, level, message, and what was given with it."""
@@ -24,6 +24,8 @@ class _Formatter(logging.Formatter):
             "msg": " ".join(record.getMessage().split()),
             **{name: value for name, value in vars(record).items() if name not in _KNOWN},
         }
+        if self._source:
+            line["source"] = f"{record.module}.py:{record.lineno}"
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if self._as_json:
@@ -37,10 +39,16 @@ def _quoted(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if not text or any(sign in text for sign in ' "\n') else text
 
 
-def log_to_stderr(*, as_json: bool = False, level: int = logging.INFO) -> None:
-    """Send what the replicator logs to stderr."""
+def log_to_stderr(*, as_json: bool = False, level: int = logging.INFO, source: bool = False) -> None:
+    """Send what the replicator logs to stderr, in place of where it went before.
+
+    Args:
+        as_json: Whether lines are JSON.
+        level: The lowest level that is logged.
+        source: Whether lines say which line of this program they come from.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(as_json=as_json))
+    handler.setFormatter(_Formatter(as_json=as_json, source=source))
     logger = logging.getLogger("ltx")
     logger.handlers = [handler]
     logger.setLevel(level)

@@ -32,12 +32,14 @@ class Upkeep:
         levels: The intervals.
         retention: What is kept.
         check_s: Seconds from one look for files to delete to the next, while there may be some.
+        deletes: Whether files that are not needed are deleted; else a rule of the storage is to do it.
         enabled: Whether anything of this is done; else `ltx compact` and `ltx retain` are for somebody else to run.
     """
 
     levels: LevelPolicy = field(default_factory=LevelPolicy)
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
     check_s: float = 60.0
+    deletes: bool = True
     enabled: bool = True
 
 
@@ -70,7 +72,8 @@ class Maintenance:
         now = datetime.now(UTC)
         try:
             self._merge(now, uploader.txid)
-            self._retain()
+            if self._upkeep.deletes:
+                self._retain()
         except (LTXError, BackendError, OSError) as error:
             if str(error) != str(self.error):
                 log.error("upkeep failed", extra={"replica": uploader.replica.url, "error": str(error)})  # noqa: TRY400

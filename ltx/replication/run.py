@@ -6,20 +6,21 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import apsw
 
-from backends.retrying import Retry, RetryingBackend
 from ltx.replica.replica import Replica
+from ltx.replication.config.values import Configuration, Logging
 from ltx.replication.control import listening, socket_folder
-from ltx.replication.daemon import Daemon
-from ltx.replication.database import Database
+from ltx.replication.daemon import FAILURES, Daemon
+from ltx.replication.fleet import Fleet
+from ltx.replication.heartbeat import Heart
+from ltx.replication.logs import log_to_stderr
 
-__all__ = ["prepare_process", "run", "uploading"]
+__all__ = ["log_as", "prepare_process", "run"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ABORTED = 130
@@ -39,36 +40,36 @@ def prepare_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def uploading(replica: Replica) -> Replica:
-    """Let a replica give up soon where its storage does not answer, since whoever uploads tries again; return it."""
-    if isinstance(replica.backend, RetryingBackend):
-        replica.backend.retry = Retry(tries=2, total_s=5, connect_s=5)
-    return replica
-
-
 def run(
-    databases: Sequence[Database],
+    configuration: Configuration,
     *,
-    command: Sequence[str] | None = None,
-    socket: Path | None = None,
-    flush_s: float = 30.0,
+    again: Callable[[], Configuration] | None = None,
+    opened: Callable[[Replica], None] | None = None,
 ) -> int:
     """Replicate until a SIGTERM or SIGINT comes, or a command ends; then flush, and return the exit code.
 
-    A second signal ends the process at once: what is not uploaded stays on this machine, durable. To be called in the
-    main thread.
+    A second signal ends the process at once: what is not uploaded stays on this machine, durable. SIGHUP lets the
+    configuration be read again; one that is wrong changes nothing. To be called in the main thread.
 
     Args:
-        databases: What to replicate.
-        command: A program to run meanwhile; signals are passed on to it, and its exit status is returned.
-        socket: Where to answer requests; None for the usual place.
-        flush_s: For how long to try to upload what is left.
+        configuration: What to replicate, and all else.
+        again: Reads the configuration again; None where there is none to read, and SIGHUP has no meaning.
+        opened: Is told of every replica that was opened.
+
+    Returns:
+        The status of the command where it failed, else 0, or 1 where not everything could be uploaded.
+
+    Raises:
+        LTXError, backends.BackendError, OSError: It could not even begin.
     """
-    daemon = Daemon(databases, flush_s=flush_s)
-    told = threading.Event()
+    daemon = Daemon(flush_s=configuration.flush_s, flush_pause_s=configuration.flush_pause_s)
+    told, reload, over = threading.Event(), threading.Event(), threading.Event()
     child: subprocess.Popen[bytes] | None = None
 
     def on_signal(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            reload.set()
+            return
         if told.is_set() and (child is None or child.poll() is not None):
             os._exit(ABORTED)
         told.set()
@@ -76,25 +77,90 @@ def run(
             child.send_signal(number)
 
     woken_before = signal.set_wakeup_fd(-1)  # nobody else is to end us meanwhile
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    numbers = (*_SIGNALS, signal.SIGHUP) if again else _SIGNALS
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    fleet = Fleet(daemon, opened)
     try:
-        with listening(daemon, socket or socket_folder() / f"{os.getpid()}.sock"):
+        with _around(daemon, configuration):
+            fleet.take(configuration)
+            if configuration.command:  # it is not to begin with an empty database
+                fleet.restore_missing()
             daemon.start()
-            log.info("replicates", extra={"databases": len(databases), "pid": os.getpid()})
-            if command:
-                child = subprocess.Popen(command)  # noqa: S603 - it is what --exec names
+            heart = Heart(daemon, configuration.heartbeat)
+            daemon.schedule(heart.beat)
+            if again:
+                threading.Thread(
+                    target=_reload, args=(reload, over, again, fleet, heart), name="reload", daemon=True
+                ).start()
+            log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
+            if configuration.command:
+                child = subprocess.Popen(configuration.command)  # noqa: S603 - it is what --exec names
                 status = _wait(child)
             else:
                 while not told.wait(0.5):  # a signal just before a longer wait would not end it
                     pass
                 status = 0
+            over.set()
+            reload.set()
             flushed = daemon.stop()
             log.info("ended", extra={"flushed": flushed})
     finally:
+        fleet.close()
         for number, handler in before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(woken_before)
     return status or (0 if flushed else 1)
+
+
+@contextmanager
+def _around(daemon: Daemon, configuration: Configuration) -> Iterator[None]:
+    """Answer `ltx status`, and serve metrics, meanwhile."""
+    with ExitStack() as stack:
+        if configuration.address:
+            from ltx.replication.metrics import serving  # its library takes a tenth of a second
+
+            port = stack.enter_context(serving(daemon, configuration.address))
+            log.info("serves metrics", extra={"port": port})
+        socket = configuration.socket or socket_folder() / f"{os.getpid()}.sock"
+        stack.enter_context(listening(daemon, socket))
+        yield
+
+
+def _reload(
+    wanted: threading.Event,
+    over: threading.Event,
+    again: Callable[[], Configuration],
+    fleet: Fleet,
+    heart: Heart,
+) -> None:
+    """Take the configuration anew whenever it is wanted, until all is over."""
+    while True:
+        wanted.wait()
+        wanted.clear()
+        if over.is_set():
+            return
+        before = fleet.configuration
+        try:
+            configuration = again()
+            fleet.take(configuration)
+        except FAILURES as error:
+            log.error("the configuration was not taken; all goes on as it was", extra={"error": str(error)})  # noqa: TRY400
+            continue
+        heart.settings = configuration.heartbeat
+        log_as(configuration.logging)
+        for warning in configuration.warnings:
+            log.warning(warning)
+        later = [
+            name
+            for name in ("address", "command", "socket", "flush_s", "flush_pause_s")
+            if getattr(before, name) != getattr(configuration, name)
+        ]
+        log.info("took the configuration", extra={"needs_restart": later} if later else {})
+
+
+def log_as(wanted: Logging) -> None:
+    """Log to stderr as a configuration says."""
+    log_to_stderr(as_json=wanted.as_json, level=wanted.level, source=wanted.source)
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

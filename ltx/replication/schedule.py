@@ -1,8 +1,10 @@
 """Work that is to be done now and then, on pools of bounded size: a task never runs twice at once."""
 
+import heapq
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["Scheduler", "Task"]
@@ -19,23 +21,32 @@ class Task:
     def __init__(self, work: Callable[[], float], pool: ThreadPoolExecutor) -> None:
         self.work, self.pool = work, pool
         self.due = 0.0
-        self.running = False
+        self.running = self.removed = False
         self.poked: float | None = None
 
 
 class Scheduler:
-    """Runs tasks when they are due. Safe to use from any thread."""
+    """Runs tasks when they are due, thousands of them for the cost of those that are. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._tasks: list[Task] = []
+        self._heap: list[tuple[float, int, Task]] = []
+        """A task is in it once for each time that it was to be due; only the entry with its own time counts."""
+        self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._ended = False
 
-    def add(self, task: Task) -> None:
-        """Add a task; it is due at once."""
+    def add(self, task: Task, delay_s: float = 0.0) -> None:
+        """Add a task, and say in how many seconds it is due."""
         with self._changed:
-            self._tasks.append(task)
-            self._changed.notify()
+            self._put(task, time.monotonic() + delay_s)
+
+    def remove(self, tasks: Iterable[Task]) -> None:
+        """Take tasks out; when this returns none of them runs, or will again."""
+        found = list(tasks)
+        with self._changed:
+            for task in found:
+                task.removed = True
+            self._changed.wait_for(lambda: not any(task.running for task in found))
 
     def poke(self, task: Task, delay_s: float = 0.0) -> None:
         """Let a task run soon; while it runs, once more after that."""
@@ -43,9 +54,8 @@ class Scheduler:
         with self._changed:
             if task.running:
                 task.poked = at if task.poked is None else min(at, task.poked)
-            elif at < task.due:
-                task.due = at
-                self._changed.notify()
+            elif at < task.due and not task.removed:
+                self._put(task, at)
 
     def run(self) -> None:
         """Run tasks until `end`; those under way are not waited for."""
@@ -54,18 +64,25 @@ class Scheduler:
                 if self._ended:
                     return
                 now = time.monotonic()
-                ready = [task for task in self._tasks if not task.running and task.due <= now]
-                for task in ready:
-                    task.running = True
-                    task.pool.submit(self._run, task)
-                following = min((task.due for task in self._tasks if not task.running), default=now + 60)
+                while self._heap and self._heap[0][0] <= now:
+                    due, _, task = heapq.heappop(self._heap)
+                    if due == task.due and not task.running and not task.removed:
+                        task.running = True
+                        task.pool.submit(self._run, task)
+                following = self._heap[0][0] if self._heap else now + 60
                 self._changed.wait(max(0.0, min(60.0, following - now)))
 
     def end(self) -> None:
         """Let `run` return."""
         with self._changed:
             self._ended = True
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _put(self, task: Task, due: float) -> None:
+        task.due = due
+        heapq.heappush(self._heap, (due, next(self._numbers), task))
+        if self._heap[0][2] is task:
+            self._changed.notify_all()
 
     def _run(self, task: Task) -> None:
         delay_s = 5.0
@@ -73,8 +90,11 @@ class Scheduler:
             delay_s = task.work()
         finally:
             with self._changed:
-                task.due = time.monotonic() + delay_s
+                due = time.monotonic() + delay_s
                 if task.poked is not None:
-                    task.due = min(task.due, task.poked)
+                    due = min(due, task.poked)
                 task.running, task.poked = False, None
-                self._changed.notify()
+                if task.removed:
+                    self._changed.notify_all()
+                else:
+                    self._put(task, due)

@@ -1,0 +1,39 @@
+"""Lengths of time as Go writes them, since that is how the real Litestream's users do: `24h`, `1h30m`, `250ms`."""
+
+import re
+from datetime import timedelta
+from fractions import Fraction
+
+__all__ = ["parse_duration"]
+
+_UNITS_US: dict[str, Fraction] = {
+    "ns": Fraction(1, 1000),
+    "us": Fraction(1),
+    "µs": Fraction(1),
+    "μs": Fraction(1),
+    "ms": Fraction(1000),
+    "s": Fraction(1_000_000),
+    "m": Fraction(60_000_000),
+    "h": Fraction(3_600_000_000),
+}
+_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_WHOLE = re.compile(rf"([-+]?)((?:{_PART.pattern})+|0)")
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a length of time: numbers with a unit each, of h, m, s, ms, us and ns; `0` needs none.
+
+    Parts of a microsecond are rounded; what is not 0 stays so.
+
+    Raises:
+        ValueError: It is none, or too long.
+    """
+    match = _WHOLE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"a time is written such as 24h, 5m, 90s, 250ms or 1h30m; not {text!r}")
+    length = sum((Fraction(count) * _UNITS_US[unit] for count, unit in _PART.findall(match[2])), Fraction(0))
+    microseconds = max(1, round(length)) if length else 0
+    try:
+        return timedelta(microseconds=-microseconds if match[1] == "-" else microseconds)
+    except OverflowError:
+        raise ValueError(f"that is too long a time: {text!r}") from None

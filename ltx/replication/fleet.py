@@ -1,0 +1,220 @@
+"""The databases that a configuration names or that are found in its folders, begun and let go of as both change."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from backends.retrying import Retry, RetryingBackend
+from ltx.replica.replica import Replica
+from ltx.replication.config.values import Configuration, Place, Replicated
+from ltx.replication.daemon import FAILURES, Daemon, restore_missing
+from ltx.replication.database import Database
+from ltx.replication.folders import Found, Identity, find, identity
+from ltx.replication.schedule import Task
+
+__all__ = ["Fleet", "uploading"]
+
+_RESCAN_S, _SETTLE_S = 60.0, 0.25
+_AT_ONCE = 16
+log = logging.getLogger("ltx")
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    what: Replicated
+    database: Database
+    replicas: tuple[Replica, ...]
+
+
+class Fleet:
+    """What is replicated, as a configuration has it. All but the first `take` may be called while the daemon runs.
+
+    Attributes:
+        configuration: What was taken last.
+
+    Args:
+        daemon: Does the work.
+        opened: Is told of every replica that was opened.
+    """
+
+    def __init__(self, daemon: Daemon, opened: Callable[[Replica], None] | None = None) -> None:
+        self.configuration = Configuration()
+        self._daemon, self._opened = daemon, opened
+        self._members: dict[Path, _Member] = {}
+        self._lock = threading.Lock()
+        self._rescan: Task | None = None
+        self._told: set[Path] = set()
+        self._held: dict[Path, set[Identity]] = {}
+        """Which files each database was while we had it: closing one of them would drop our locks."""
+        daemon.noticed = self._notice
+
+    def take(self, configuration: Configuration) -> None:
+        """Replicate what a configuration names, and nothing else: what it has as it was is not touched.
+
+        Nothing is changed before all of it is found to be right.
+
+        Raises:
+            backends.ConfigError: A URL or an option is wrong.
+            OSError: A folder cannot be read.
+        """
+        with self._lock:
+            named = {each.path: each for each in configuration.databases}
+            found = self._look(configuration, named)
+            wanted = named | found
+            begun = {
+                path: what
+                for path, what in wanted.items()
+                if path not in self._members or self._members[path].what != what
+            }
+            opened = self._open(begun)
+            self.configuration = configuration
+            self._end([path for path in self._members if path not in wanted], configuration.flush_s)
+            self._end(
+                [path for path in begun if path in self._members], 0
+            )  # the new one goes on with what is left
+            for path, what in begun.items():
+                self._begin(what, opened[path])
+        if self._rescan is None and any(folder.watch for folder in configuration.folders):
+            self._rescan = self._daemon.schedule(self._look_again)
+
+    def restore_missing(self) -> None:
+        """Restore the databases that are missing and are to be restored.
+
+        Raises:
+            LTXError, backends.BackendError, OSError: One cannot be.
+        """
+        missing = [
+            member.database
+            for member in self._members.values()
+            if member.what.settings.restore and not member.what.path.exists()
+        ]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(restore_missing, missing))
+
+    def close(self) -> None:
+        """Release the replicas; after the daemon has stopped."""
+        for member in self._members.values():
+            for replica in member.replicas:
+                replica.close()
+
+    def _look(self, configuration: Configuration, named: Mapping[Path, Replicated]) -> dict[Path, Replicated]:
+        known = {path: one for path in (*self._members, *named) if (one := identity(path))}
+        self._held |= {path: {*self._held.get(path, ()), one} for path, one in known.items()}
+        wanted: dict[Path, Replicated] = {}
+        watched: set[Path] = set()
+        for folder in configuration.folders:
+            found = find(folder, known, {one for held in self._held.values() for one in held})
+            self._tell(found)
+            wanted |= {
+                path: folder.replicated(path)
+                for path in found.databases
+                if path not in named and path not in wanted
+            }
+            known |= {path: one for path in found.databases if (one := identity(path))}
+            self._held |= {
+                path: {*self._held.get(path, ()), known[path]} for path in found.databases if path in known
+            }
+            if folder.watch:
+                watched.update(found.folders)
+        self._daemon.look_into(watched)
+        return wanted
+
+    def _tell(self, found: Found) -> None:
+        for path in found.others:
+            if path not in self._told:
+                self._told.add(path)
+                log.warning("is another name of a database that is replicated", extra={"db": str(path)})
+
+    def _notice(self, path: str) -> None:
+        """Look again soon where a file may be a new database, or a folder has some."""
+        name = Path(path).name
+        here = [folder for folder in self.configuration.folders if folder.watch]
+        if self._rescan and any(
+            folder.matches(name) or folder.recursive or str(folder.path) == path for folder in here
+        ):
+            self._daemon.poke(self._rescan, _SETTLE_S)
+
+    def _look_again(self) -> float:
+        """Take up databases that appeared in watched folders, and let go of those that vanished."""
+        with self._lock:
+            named = {each.path: each for each in self.configuration.databases}
+            watched = tuple(folder for folder in self.configuration.folders if folder.watch)
+            if not watched:
+                return _RESCAN_S
+            try:
+                found = self._look(replace(self.configuration, folders=watched), named)
+            except OSError as error:
+                log.error("a folder cannot be read", extra={"error": str(error)})  # noqa: TRY400
+                return _RESCAN_S
+            theirs = {
+                path
+                for path, member in self._members.items()
+                if path not in named
+                for folder in watched
+                if path.is_relative_to(folder.path) and folder.replicated(path) == member.what
+            }
+            gone = [path for path in theirs if path not in found]
+            self._end(gone, self.configuration.flush_s)
+            for path, what in found.items():
+                if path in self._members:
+                    continue
+                try:
+                    self._begin(what, self._open({path: what})[path])
+                except FAILURES as error:
+                    log.error("cannot be replicated", extra={"db": str(path), "error": str(error)})  # noqa: TRY400
+        return _SETTLE_S if gone else _RESCAN_S  # one that was moved is let go of first
+
+    def _open(self, wanted: Mapping[Path, Replicated]) -> dict[Path, tuple[Replica, ...]]:
+        """Open the replicas of databases, all or none; nothing is sent."""
+        opened: dict[Path, tuple[Replica, ...]] = {}
+        done: list[Replica] = []
+        try:
+            for path, what in wanted.items():
+                start = len(done)
+                done += (self._opened_at(place) for place in what.places)
+                opened[path] = tuple(done[start:])
+        except BaseException:
+            for replica in done:
+                replica.close()
+            raise
+        return opened
+
+    def _opened_at(self, place: Place) -> Replica:
+        replica = uploading(Replica.open(place.url, **place.options))
+        if self._opened is not None:
+            self._opened(replica)
+        return replica
+
+    def _begin(self, what: Replicated, replicas: tuple[Replica, ...]) -> None:
+        database = Database(what.path, replicas, what.settings)
+        self._members[what.path] = _Member(what, database, replicas)
+        self._daemon.add(database)
+        if self._daemon.is_running:
+            log.info("takes up", extra={"db": str(what.path)})
+
+    def _end(self, paths: Iterable[Path], flush_s: float) -> None:
+        members = [self._members.pop(path) for path in paths]
+
+        for member in members:
+            self._held.pop(member.what.path, None)
+
+        def end(member: _Member) -> None:
+            with suppress(*FAILURES):  # it is logged
+                self._daemon.remove(member.database, flush_s=flush_s)
+            for replica in member.replicas:
+                replica.close()
+            log.info("lets go", extra={"db": str(member.what.path)})
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end") as pool:
+            list(pool.map(end, members))
+
+
+def uploading(replica: Replica) -> Replica:
+    """Let a replica give up soon where its storage does not answer, since whoever uploads tries again; return it."""
+    if isinstance(replica.backend, RetryingBackend):
+        replica.backend.retry = Retry(tries=2, total_s=5, connect_s=5)
+    return replica
