@@ -1,5 +1,6 @@
 """`ltx restore`: a database as it was, in a file."""
 
+import json
 import os
 from datetime import datetime
 from enum import StrEnum
@@ -8,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
+from ltx.cli.interrupts import Interrupted
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -29,6 +31,7 @@ EXAMPLES = examples(
     "ltx restore s3://bucket/app -o out.db",
     "ltx restore s3://bucket/app -o out.db --timestamp '5 minutes ago'",
     "ltx restore s3://bucket/app -o out.db --txid 000000000000002a --integrity-check quick",
+    "ltx restore -f s3://bucket/app -o copy.db",
 )
 
 
@@ -73,6 +76,14 @@ def restore(
     ] = IntegrityCheck.NONE,
     config: ConfigFile = None,
     no_expand_env: ExpandEnv = False,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Keep OUT current, until stopped; others may read it meanwhile."),
+    ] = False,
+    follow_interval: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.01, help="With -f: from one look at the replica to the next."),
+    ] = 1.0,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
@@ -84,10 +95,17 @@ def restore(
     error what was there before is as it was.
 
     JSON has db_path, replica, txid, duration_ms and integrity_check, then timestamp, size and passed_over (damaged
-    files it did without). With --dry-run: source, target_path, replica, min_txid, max_txid, timestamp, files.
+    files it did without). With --dry-run: source, target_path, replica, min_txid, max_txid, timestamp, files. With -f a
+    line for each state that OUT was brought to: db_path, replica, txid, timestamp, page_count.
     """
     if timestamp is not None and txid is not None:
         raise usage_error("--timestamp and --txid both say which state; give one of them")
+    if follow and (
+        timestamp or txid or dry_run or if_db_not_exists or integrity_check != IntegrityCheck.NONE
+    ):
+        raise usage_error(
+            "-f keeps the newest state: of the options that change what is restored it takes --force"
+        )
     at, wanted = _wanted_time(timestamp), wanted_txid(txid)
     if if_db_not_exists and os.path.lexists(output):
         _skip(output, f"{output} exists", as_json=as_json)
@@ -96,6 +114,9 @@ def restore(
         try:
             if dry_run:
                 _print_plan(replica, output, at, wanted, as_json=as_json)
+                return
+            if follow:
+                _follow(replica, output, follow_interval, force=force, as_json=as_json)
                 return
             with progress_bar("restoring") as progress:
                 restored = replica.restore(
@@ -113,6 +134,33 @@ def restore(
             return
         scheme = replica.backend.scheme
     _print_result(restored, output, scheme, integrity_check, as_json=as_json)
+
+
+def _follow(replica: Replica, output: str, interval: float, *, force: bool, as_json: bool) -> None:
+    """Keep the output current until a signal comes, which is how this ends well."""
+    from ltx.replication.logs import log_to_stderr  # what a restore does without
+
+    log_to_stderr(as_json=as_json)
+    states = replica.follow(output, interval=interval, force=force)
+    try:
+        for number, state in enumerate(states):
+            if as_json:
+                line = {
+                    "db_path": output,
+                    "replica": replica.backend.scheme,
+                    "txid": format_txid(state.txid),
+                    "timestamp": format_time(state.time),
+                    "page_count": state.page_count,
+                }
+                print(json.dumps(line, ensure_ascii=False), flush=True)
+            elif not number:
+                complain(
+                    f"{output} is at TXID {format_txid(state.txid)} of {format_time(state.time)}, and follows"
+                )
+    except Interrupted:
+        complain(f"{output} stays as it is; the same command goes on")
+    finally:
+        states.close()
 
 
 def _wanted_time(text: str | None) -> datetime | None:

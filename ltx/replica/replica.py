@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
 from ltx.replica.times import format_time, last_at, parse_time
 
 if TYPE_CHECKING:
+    from ltx.replica.follow import Followed
     from ltx.replica.verify import Verification
 
 __all__ = ["Replica", "Restored"]
@@ -253,6 +254,31 @@ class Replica:
                 passed_over,
                 time.monotonic() - started,
             )
+
+    def follow(
+        self, output: str | os.PathLike[str], *, interval: float = 1.0, force: bool = False
+    ) -> "Generator[Followed]":
+        """Keep a local copy current: yield each state that it was brought to, and wait in between, for ever.
+
+        Other processes may read the copy all the while: they see each change, whole or not at all. Whenever this one is
+        killed, the next call with the same output goes on. Breaking out of the loop, or closing what this returns, ends
+        it; the copy stays. It is in no WAL mode, whatever the source is in, and nobody else may write to it.
+
+        Not for a program that has the copy open through another SQLite library, such as the standard library's: the
+        system's locks are a process's. There, let `ltx restore -f` do it.
+
+        Args:
+            output: The copy; it is made where there is none.
+            interval: Seconds from one look at the replica to the next.
+            force: Replace an output that is no copy of this replica, unless somebody has it open.
+
+        Raises:
+            OutputExistsError: The output is no copy of this replica, or somebody else wrote to it; it is untouched.
+            NoSnapshotError, GapError: There is no copy yet, and none can be made. Later these are waited out.
+        """
+        from ltx.replica.follow import following  # a plain restore does without
+
+        return following(self, output, interval_s=interval, force=force)
 
     def _committed(self, plan: Plan, files: Sequence[LTXFile], header: Header) -> datetime:
         try:
