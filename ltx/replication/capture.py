@@ -94,8 +94,8 @@ class Captured:
 class Capture:
     """A database in WAL mode, followed under a chain of pins.
 
-    `increment` finds what is new and changes nothing; when that is durable, `accept` lets the next one begin after it
-    and slides the pin. Between two pins' beginnings lies at least one look at all that was committed.
+    `increment` finds what is new and changes nothing; when that is durable, `accept` lets the next one begin after it,
+    and `slide` moves the pin. Between two pins' beginnings lies at least one look at all that was committed.
 
     Args:
         pins: The chain; it stays the caller's.
@@ -156,7 +156,6 @@ class Capture:
     def accept(self, captured: Captured) -> None:
         """Go on after what was captured: it is durable."""
         self.followed = captured.after
-        self.slide()
 
     def slide(self) -> None:
         """Let the pin hold the last commit; a look at all that was committed came before."""

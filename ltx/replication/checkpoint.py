@@ -1,8 +1,10 @@
 """Checkpoints that hold the application up for moments only, and after which nothing is missing.
 
-Most of the work is a PASSIVE checkpoint under the pin while everybody goes on. Then, behind a barrier that keeps
-writers out, the last frames are captured, the pin slides, and a PASSIVE checkpoint brings the rest into the file. All
-frames are in it then, so that the application's next commit lets the WAL begin anew instead of growing it.
+Most of the work is a PASSIVE checkpoint while everybody goes on. It begins at once when the pin has slid: else the
+application's next commit would do that work, in the application's time. What was committed meanwhile is captured and
+brought over likewise, until little is left. Then, behind a barrier that keeps writers out, the last frames are captured,
+the pin slides, and a PASSIVE checkpoint brings the rest into the file. All frames are in it then, so that the
+application's next commit lets the WAL begin anew instead of growing it.
 """
 
 import time
@@ -47,6 +49,7 @@ class Checkpointer:
 
     Attributes:
         stuck_since: When, by the monotonic clock, checkpoints began not to get through; None where they do.
+        is_blocked: Whether that is for somebody who reads an old state; else for writers that are too quick.
         longest_barrier_s: The longest time for which writers were kept out so far.
         count: How many checkpoints brought everything into the file.
 
@@ -57,6 +60,7 @@ class Checkpointer:
 
     def __init__(self, capture: Capture, limits: Limits) -> None:
         self.stuck_since: float | None = None
+        self.is_blocked = False
         self.longest_barrier_s = 0.0
         self.count = 0
         self._capture, self._limits = capture, limits
@@ -79,15 +83,17 @@ class Checkpointer:
     def run(self, publish: Callable[[Captured], None]) -> bool:
         """Bring the WAL into the database file, as far as the application's readers let it.
 
+        Call it after a look at all that was committed: the pin slides.
+
         Args:
-            publish: Makes durable what was captured behind the barrier. It is called when writers go on already; if it
-                raises, only comparing the whole database leads on.
+            publish: Makes durable what was captured. It is called when writers go on already; if it raises for what was
+                captured behind the barrier, only comparing the whole database leads on.
 
         Returns:
             Whether all of it is there now.
         """
         pins = self._capture.pins
-        _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+        self.is_blocked = not self._approach(publish)
         frames, done = pins.frame_counts()
         through = frames - done <= _TAIL_FRAMES and self._behind_barrier(publish)
         now = time.monotonic()
@@ -97,11 +103,33 @@ class Checkpointer:
             if frames >= self._limits.truncate_pages:
                 # The pin reads the file alone: it cannot be written to, so that only an empty WAL can be cut.
                 _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_TRUNCATE)
-        else:
-            self.stuck_since = self.stuck_since or now
-            self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2))
-            self._not_before = now + self._pause_s
-        return through
+            return True
+        self.stuck_since = self.stuck_since or now
+        self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2)) if self.is_blocked else 0.0
+        self._not_before = now + self._pause_s
+        return False
+
+    def _approach(self, publish: Callable[[Captured], None]) -> bool:
+        """Bring over what is captured, again and again until little is left; return whether nobody was in the way."""
+        pins, longest = self._capture.pins, None
+        while True:
+            seen = pins.frame_counts()[0]
+            self._capture.slide()
+            _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            frames, done = pins.frame_counts()
+            if done < seen <= frames:
+                return False
+            if frames - done <= _TAIL_FRAMES or (longest and frames - done > longest // 2):
+                return True  # or they write faster than this gets on
+            longest = frames - done
+            captured = self._capture.increment()
+            if captured is None:
+                return True
+            try:
+                publish(captured)
+                self._capture.accept(captured)
+            finally:
+                captured.close()
 
     def _behind_barrier(self, publish: Callable[[Captured], None]) -> bool:
         pins, captured = self._capture.pins, None
@@ -121,8 +149,7 @@ class Checkpointer:
                 captured = self._capture.increment()
                 if captured:
                     self._capture.accept(captured)
-                else:
-                    self._capture.slide()
+                self._capture.slide()
                 _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
                 self._capture.slide()
                 frames, done = pins.frame_counts()

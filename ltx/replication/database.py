@@ -243,9 +243,7 @@ class Database:
 
     def _advance(self, capture: Capture) -> None:
         captured = capture.increment()
-        if captured is None:
-            capture.relax()
-        else:
+        if captured is not None:
             try:
                 self.line.stage(captured)
                 capture.accept(captured)
@@ -254,6 +252,10 @@ class Database:
         if self._checkpointer is not None and self._checkpointer.due():
             self._checkpointer.run(self._stage)
             self._report(self._checkpointer)
+        elif captured is not None:
+            capture.slide()
+        else:
+            capture.relax()
 
     def _stage(self, captured: Captured) -> None:
         self.line.stage(captured)
@@ -263,7 +265,10 @@ class Database:
         stuck = since is not None and time.monotonic() - since > _STUCK_S
         if stuck and not self._warned:
             log.warning(
-                "the WAL cannot shrink: somebody has been reading an old state for long",
+                "the WAL cannot shrink: %s for long",
+                "somebody has been reading an old state"
+                if checkpointer.is_blocked
+                else "writers have been too quick",
                 extra={"db": str(self.path), "wal_frames": self._frame_counts()[0]},
             )
         self._warned = stuck
