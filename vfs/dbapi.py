@@ -152,6 +152,16 @@ class Connection:
         detect_types: As `connect` takes it.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_cursors",
+        "_has_travelled",
+        "_isolation_level",
+        "_opened",
+        "_start",
+        "detect_types",
+    )  # `row_factory` and the like of sqlite3, which are not here, are refused and not ignored
+
     Warning, Error, InterfaceError, DatabaseError = Warning, Error, InterfaceError, DatabaseError
     DataError, OperationalError, IntegrityError = DataError, OperationalError, IntegrityError
     InternalError, ProgrammingError, NotSupportedError = InternalError, ProgrammingError, NotSupportedError
@@ -212,7 +222,9 @@ class Connection:
         self._end("COMMIT")
 
     def rollback(self) -> None:
-        """End the transaction, and undo what it wrote to temporary and attached tables."""
+        """End the transaction and every query under way; undo what was written to temporary and attached tables."""
+        for cursor in list(self._cursors):
+            cursor.cut_off()
         self._end("ROLLBACK")
 
     def close(self) -> None:
@@ -226,8 +238,6 @@ class Connection:
         Raises:
             OperationalError: The state that it was opened at cannot be had any more: close it.
         """
-        for cursor in list(self._cursors):
-            cursor.close()
         self.rollback()
         with public_errors:
             for name in self._opened.db_names()[2:]:
@@ -238,7 +248,8 @@ class Connection:
 
     def interrupt(self) -> None:
         """Let what another thread is doing on this connection end with `OperationalError`."""
-        self._opened.interrupt()
+        with public_errors:
+            self._opened.interrupt()
 
     def create_function(
         self, name: str, narg: int, func: Callable[..., Any] | None, *, deterministic: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from sqlite3 import PARSE_COLNAMES, PARSE_DECLTYPES
 from typing import TYPE_CHECKING, Any, Self
@@ -80,9 +81,9 @@ class Cursor:
         self.rowcount = -1
         self._converters: list[_Converter | None] | None = None
         self._sql = ""
+        self._writes = self._is_cut_off = False
         with public_errors:
             self._cursor = connection.new_apsw_cursor()
-        self._cursor.exec_trace = self._begun
         self._cursor.convert_binding = _adapted
 
     @property
@@ -100,7 +101,7 @@ class Cursor:
         self._forget()
         with public_errors:
             changes = self._before(sql)
-            self._cursor.execute(sql, parameters)
+            self._run(sql, parameters)
             if self.description is None:
                 self._count(changes)
         return self
@@ -111,8 +112,7 @@ class Cursor:
         with public_errors:
             changes = self._before(sql)
             for each in parameters:
-                self._sql = sql
-                self._cursor.execute(sql, each)
+                self._run(sql, each)
                 if self.description is not None:
                     raise ProgrammingError(
                         "executemany() is for statements that return no rows: use execute()"
@@ -131,6 +131,7 @@ class Cursor:
     def fetchall(self) -> list[Row]:
         """Return all rows that are left."""
         with public_errors:
+            self._check_whole()
             rows = self._cursor.fetchall()
         return rows if self._converters is None else [self._converted(row) for row in rows]
 
@@ -138,6 +139,15 @@ class Cursor:
         """Close it; a second time does nothing."""
         with public_errors:
             self._cursor.close(True)
+
+    def cut_off(self) -> None:
+        """Give up the rows that are left: they would hold on to a state of the replica."""
+        with public_errors, suppress(apsw.ExecutionCompleteError, apsw.CursorClosedError):
+            if self._cursor.has_vdbe:  # raises where nothing is under way
+                self._cursor.close(True)
+                self._cursor = self.connection.new_apsw_cursor()
+                self._cursor.convert_binding = _adapted
+                self._is_cut_off = True
 
     def setinputsizes(self, _sizes: Sequence[Any]) -> None:
         """Do nothing: SQLite needs no sizes."""
@@ -150,6 +160,7 @@ class Cursor:
 
     def __next__(self) -> Row:
         with public_errors:
+            self._check_whole()
             row: Row = self._cursor.__next__()
         return row if self._converters is None else self._converted(row)
 
@@ -160,20 +171,29 @@ class Cursor:
         self.close()
 
     def _forget(self) -> None:
-        self.description, self.rowcount, self._converters = None, -1, None
+        self.description, self.rowcount, self._converters, self._is_cut_off = None, -1, None, False
+
+    def _check_whole(self) -> None:
+        if self._is_cut_off:
+            raise ProgrammingError("the rows that were left ended with rollback(): run the statement again")
+
+    def _run(self, sql: str, parameters: Parameters) -> None:
+        self._sql = sql
+        self._cursor.exec_trace = self._begun
+        try:
+            self._cursor.execute(sql, parameters)
+        finally:
+            self._cursor.exec_trace = None  # a circle, in which a forgotten cursor would hold on to its state
 
     def _before(self, sql: str) -> int:
         if not isinstance(sql, str):
             raise ProgrammingError(f"a statement is a str, not {type(sql).__name__}")
-        self._sql = sql
         self.connection.begin_for(sql)
         return self.connection.total_changes
 
     def _count(self, changes: int) -> None:
         """Say how many rows were changed, where the statement could."""
         self.rowcount = self.connection.total_changes - changes if self._writes else -1
-
-    _writes = False
 
     def _begun(self, cursor: apsw.Cursor, sql: str, _bindings: object) -> bool:
         """Look at a statement before its first row: when there are none, apsw knows no columns afterwards."""

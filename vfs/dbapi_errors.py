@@ -138,6 +138,8 @@ def _public(error: Exception) -> Error:
 def _text_of(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"no value for the parameter :{error.args[0]}"
+    if isinstance(error, apsw.CantOpenError) and "://" in str(error):
+        return f"{error}; a replica is attached by the name that vfs.uri(URL) gives"
     return str(error) or type(error).__name__
 
 

@@ -1,5 +1,6 @@
 """PEP 249 on a replica: what `sqlite3` answers on a copy of the database, `vfs.dbapi` answers too."""
 
+import gc
 import pickle
 import sqlite3
 import threading
@@ -309,6 +310,7 @@ Caller = Callable[[dbapi.Connection], object]
         (lambda db: db.execute("PRAGMA litestream_txid = 1"), dbapi.OperationalError, "takes no value"),
         (lambda db: db.execute("ATTACH 'file:x?vfs=litestream&replica_url=memory%3A%2F%2Fnone' AS x"),
          dbapi.OperationalError, "no LTX files lie at memory://none"),
+        (lambda db: db.execute("ATTACH 's3://bucket/app' AS x"), dbapi.OperationalError, r"by the name that vfs\.uri"),
     ],
 )  # fmt: skip
 def test_an_error_is_of_the_kind_that_pep_249_has_for_it(
@@ -395,6 +397,53 @@ def test_a_connection_moves_between_threads_and_is_refused_to_two_at_once(
         done.set()
     thread.join()
     assert found == [(1,)]
+
+
+NUMBERS = "WITH RECURSIVE c(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM c) SELECT k, name FROM c, t"
+
+
+def test_a_rollback_ends_queries_under_way_and_a_commit_does_not(connection: dbapi.Connection) -> None:
+    cursor, other = connection.execute(NUMBERS), connection.execute("SELECT id FROM t ORDER BY id")
+    assert (cursor.fetchone(), other.fetchone()) == ((1, "one"), (1,))
+    connection.commit()
+    assert (cursor.fetchone(), other.fetchall()) == ((1, "two"), [(2,)])
+    connection.rollback()
+    for fetch in (cursor.fetchone, cursor.fetchmany, cursor.fetchall):
+        with pytest.raises(dbapi.ProgrammingError, match="ended with rollback"):
+            fetch()
+    assert other.fetchone() is None
+    connection.execute("PRAGMA litestream_time = 'latest'")
+    assert cursor.execute("SELECT id FROM t WHERE id = ?", (2,)).fetchall() == [(2,)]
+
+
+def test_a_forgotten_cursor_holds_on_to_nothing(source: Origin, connection: dbapi.Connection) -> None:
+    """Not even until Python looks for circles."""
+    gc.disable()
+    try:
+        connection.isolation_level = None
+        assert connection.execute(NUMBERS).fetchone() == (1, "one")
+        source.commit("DELETE FROM t")
+        assert count(connection) == 0
+        connection.execute("PRAGMA litestream_time = 'latest'")
+    finally:
+        gc.enable()
+
+
+def test_an_interrupted_query_says_so_and_the_connection_goes_on(connection: dbapi.Connection) -> None:
+    timer = threading.Timer(0.2, connection.interrupt)
+    timer.start()
+    with pytest.raises(dbapi.OperationalError, match="interrupted") as caught:
+        connection.execute(f"SELECT count(*) FROM ({NUMBERS})").fetchall()
+    timer.join()
+    assert caught.value.sqlite_errorname == "SQLITE_INTERRUPT"
+    connection.rollback()
+    assert count(connection) == 2
+
+
+def test_what_sqlite3_has_and_this_has_not_is_refused(connection: dbapi.Connection) -> None:
+    for name in ("row_factory", "text_factory"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(connection, name, bytes)
 
 
 def test_functions_and_aggregates_of_python_are_called(connection: dbapi.Connection) -> None:
