@@ -102,10 +102,10 @@ sqlite_version_info = tuple(map(int, sqlite_version.split(".")))
 _C = TypeVar("_C", bound="Cursor")
 
 _IN_TRANSACTION = re.compile(
-    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:select|with|values|insert|update|delete|replace)\b",
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*(?:select|with|values|insert|update|delete|replace|savepoint)\b",
     re.IGNORECASE | re.DOTALL,
 )
-"""Statements that a transaction is begun for: those that read or write rows."""
+"""Statements that a transaction is begun for: those that read or write rows, and a part of a transaction."""
 
 _TRAVELS = re.compile("litestream_(set_)?time", re.IGNORECASE)
 """Stands in every statement that can change the time that is seen."""

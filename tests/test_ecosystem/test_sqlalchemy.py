@@ -234,6 +234,14 @@ def test_a_transaction_sees_one_state(source: Origin, engine: sa.Engine) -> None
         assert session.scalars(STARS).all() == []
 
 
+def test_a_savepoint_does_not_end_the_transaction_that_it_began(source: Origin, engine: sa.Engine) -> None:
+    with Session(engine) as session:
+        with session.begin_nested():
+            assert session.scalars(STARS).all() == [1, 3]
+        source.commit("DELETE FROM rating")
+        assert session.scalars(STARS).all() == [1, 3]
+
+
 def test_autocommit_follows_within_a_connection(source: Origin, engine: sa.Engine) -> None:
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         assert connection.scalars(STARS).all() == [1, 3]
