@@ -118,7 +118,7 @@ class Host:
         said_lines: list[str] = []
         while (line := self._lines.get(timeout=timeout_s)) != _END:
             if not line:
-                raise HostError("it ended")
+                raise HostError("\n".join([*said_lines, "it ended"]))
             said_lines.append(line)
         wrong = [line for line in said_lines if re.match(r"Error|Parse error|Runtime error", line)]
         if wrong:

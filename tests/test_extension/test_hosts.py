@@ -2,38 +2,16 @@
 
 import os
 import re
-import signal
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.hosts import COMMANDS, HostError, helpers, host, uri
-from tests.test_vfs.origin import Origin, origin, rows
+from tests.test_vfs.origin import Origin, rows
 
 COUNT = "SELECT count(*), sum(length(body)) FROM t"
 THREADED = ("python3", "ruby")
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Iterator[Origin]:
-    with origin(tmp_path, f"file://{tmp_path}/replica") as made:
-        made.commit(
-            "CREATE TABLE t (id INTEGER PRIMARY KEY, body)",
-            "INSERT INTO t SELECT value, hex(randomblob(200)) FROM generate_series(1, 3000)",
-        )
-        yield made
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Path]:
-    """Where helper processes have their sockets; none is left behind."""
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    yield folder
-    for each in helpers(folder):
-        os.kill(each, signal.SIGTERM)
 
 
 def texts(found: list[list[object]]) -> list[list[str]]:

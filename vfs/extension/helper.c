@@ -3,9 +3,8 @@
  * There is one for each user, replica and environment, so that nobody's credentials serve another. Its socket lies in
  * a folder of the user's own, under a name that tells nothing: a keyed hash of what the helper is for. */
 #define _GNU_SOURCE
-#include "litestream.h"
+#include "python.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -98,68 +97,6 @@ static void add_environment(struct buffer *buffer) {
   qsort(sorted, kept, sizeof *sorted, in_order);
   for (size_t place = 0; place < kept; place++) buffer_add_text(buffer, sorted[place]);
   free(sorted);
-}
-
-struct python {
-  char program[PATH_MAX]; /* a path, or a name to look for on the search path */
-  char folder[PATH_MAX];  /* the one that `vfs` lies in; empty where this file lies alone */
-};
-
-static int is_program(const char *path) { return access(path, X_OK) == 0; }
-
-/* Find the Python that this file was installed for.
- *
- * Beside a `vfs` in PREFIX/lib/pythonX.Y/site-packages it is PREFIX/bin/pythonX.Y, or that name on the search path
- * (Debian's and a user's own folders have no bin of their own). */
-static void find_python(struct python *python) {
-  char path[PATH_MAX], version[64] = "python3";
-  Dl_info where;
-  python->folder[0] = python->program[0] = 0;
-  if (dladdr((void *)(uintptr_t)&find_python, &where) && where.dli_fname && realpath(where.dli_fname, path)) {
-    for (int up = 0; up < 3; up++) {
-      char *slash = strrchr(path, '/');
-      if (slash) *slash = 0;
-    }
-    char beside[PATH_MAX + 32];
-    (void)snprintf(beside, sizeof beside, "%s/vfs/serve/__init__.py", path);
-    if (access(beside, R_OK) == 0) {
-      (void)snprintf(python->folder, sizeof python->folder, "%s", path);
-      char *packages = strrchr(path, '/');
-      if (packages && strstr(packages, "-packages")) {
-        *packages = 0;
-        char *name = strrchr(path, '/');
-        if (name && strncmp(name, "/python", 7) == 0 && strlen(name) < sizeof version) {
-          (void)snprintf(version, sizeof version, "%s", name + 1);
-          *name = 0;
-          char *lib = strrchr(path, '/');
-          if (lib) *lib = 0;
-          (void)snprintf(beside, sizeof beside, "%s/bin/%s", path, version);
-          if (is_program(beside)) (void)snprintf(python->program, sizeof python->program, "%.4000s", beside);
-        }
-      }
-    }
-  }
-  const char *named = getenv("LITESTREAM_PYTHON");
-  if (named && *named) {
-    (void)snprintf(python->program, sizeof python->program, "%s", named);
-    return;
-  }
-  if (*python->program) return;
-#ifdef BUILT_FOR
-  if (is_program(BUILT_FOR)) {
-    (void)snprintf(python->program, sizeof python->program, "%s", BUILT_FOR);
-    return;
-  }
-#endif
-  const char *environment = getenv("VIRTUAL_ENV");
-  if (environment && *environment) {
-    (void)snprintf(path, sizeof path, "%.4000s/bin/python", environment);
-    if (is_program(path)) {
-      (void)snprintf(python->program, sizeof python->program, "%s", path);
-      return;
-    }
-  }
-  (void)snprintf(python->program, sizeof python->program, "%s", version);
 }
 
 static int is_ours(const char *path) {

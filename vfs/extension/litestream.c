@@ -94,10 +94,8 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *opened, in
     problem_set(&file->problem, SQLITE_CANTOPEN,
                 "'%s' names no replica: open file:name?vfs=litestream&replica_url=..., or set LITESTREAM_REPLICA_URL",
                 name);
-  else
-    (void)replica_file_open(file, &file->problem);
-  /* An error would reach nobody as text from here. The extension's hook at the end of opening can tell it, and the
-   * first lock of a database that is attached. */
+  /* An error would reach nobody as text from here, and an interrupt nobody either. So the replica is opened by the
+   * extension's hook at the end of opening, or by the first lock of a database that is attached. */
   if (flags_out) *flags_out = (flags | SQLITE_OPEN_READONLY) & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE);
   return SQLITE_OK;
 }
@@ -250,6 +248,7 @@ static int at_open(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
   if (!file->problem.code && *(sqlite3_vfs **)(void *)db != engine->base)
     problem_set(&file->problem, SQLITE_ERROR, "SQLite %s is laid out in a way that is not known here",
                 sqlite3_libversion());
+  if (!file->problem.code) (void)replica_file_open(file, &file->problem);
   if (!file->problem.code) return SQLITE_OK;
   connection_remember(engine, db, file->problem.text);
   if (error) *error = sqlite3_mprintf("%s", file->problem.text);

@@ -140,6 +140,7 @@ int replica_file_open(struct replica_file *file, struct problem *problem) {
   buffer_add(&payload, &txid, sizeof txid);
   buffer_add(&payload, file->opening.data, file->opening.size);
   payload.failed |= file->opening.failed;
+  file->reopened += file->page_size != 0;
   channel_close(&file->channel);
   forget_segments(file);
   forget_pages(file);
@@ -205,7 +206,7 @@ static int file_read(sqlite3_file *opened, void *into, int amount, sqlite3_int64
   struct problem problem = {0, ""};
   uint8_t *out = into;
   memset(into, 0, (size_t)amount);
-  if (!file->page_size) return SQLITE_IOERR_SHORT_READ; /* it is not open: the first lock says why */
+  if (!file->page_size) return SQLITE_IOERR_SHORT_READ; /* it is not open yet: the first lock opens it */
   while (amount > 0) {
     sqlite3_int64 pgno = offset / file->page_size + 1;
     int start = (int)(offset % file->page_size), count = (int)file->page_size - start;
@@ -235,7 +236,6 @@ static int file_lock(sqlite3_file *opened, int level) {
   if (problem.code) return failed(file, &problem); /* it could not be opened */
   enum outcome outcome = channel_is_open(&file->channel) ? ask(file, LOCK, NULL, &problem) : LOST;
   if (outcome == LOST) {
-    file->reopened++;
     if (replica_file_open(file, &problem) != SQLITE_OK) return failed(file, &problem);
     outcome = ask(file, LOCK, NULL, &problem);
   }
@@ -282,10 +282,8 @@ static int file_pragma(struct replica_file *file, char **arguments) {
   enum outcome outcome = LOST;
   if (!problem.code) {
     if (channel_is_open(&file->channel)) outcome = ask(file, PRAGMA, &payload, &problem);
-    if (outcome == LOST && file->lock == SQLITE_LOCK_NONE) {
-      file->reopened++;
+    if (outcome == LOST && file->lock == SQLITE_LOCK_NONE)
       outcome = replica_file_open(file, &problem) == SQLITE_OK ? ask(file, PRAGMA, &payload, &problem) : REFUSED;
-    }
   }
   buffer_free(&payload);
   struct cursor cursor = {file->channel.reply.data, file->channel.reply.size, 0};

@@ -26,6 +26,14 @@ def answer(step: Any) -> list[Any]:
         return []
     if what == "sql":
         return [list(row) for row in databases[rest[0]].execute(rest[1]).fetchall()]
+    if what == "interrupted":
+        threading.Timer(rest[2], databases[rest[0]].interrupt).start()
+        return list(databases[rest[0]].execute(rest[1]).fetchall())
+    if what == "forked":
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if databases[rest[0]].execute(rest[1]).fetchone()[0] == rest[2] else 1)
+        return [[os.waitpid(child, 0)[1]]]
     if what == "opens":
         for _ in range(rest[1]):
             database = sqlite3.connect(rest[0], uri=True)
