@@ -1,7 +1,8 @@
-"""A soak: writers, application checkpoints, kills, upkeep at short intervals, and a reader that never stops checking.
+"""A soak: writers, application checkpoints, kills, upkeep at short intervals, and readers that never stop checking.
 
 Run as `python -m bench.soak --seconds 3600 --seed 7`; each round kills `ltx replicate` or stops it, and at the end of
-each the replica is compared with the database page by page.
+each the replica is compared with the database page by page. Meanwhile the newest state and a random older one are
+restored, and a connection through the VFS reads: each must keep the writers' promise, and none may go back.
 """
 
 import argparse
@@ -11,14 +12,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
 
+import vfs
 from ltx import Replica, ReplicaError
-from tests.support.writers import check_promise, prepare, writing
+from tests.support.writers import PROMISE, check_promise, prepare, writing
 
 _ROOT = Path(__file__).parents[1]
+_CONFIGURATION = """\
+snapshot: {{interval: 6s, retention: 15s}}
+levels: [{{interval: 1s}}, {{interval: 4s}}]
+l0-retention: 3s
+l0-retention-check-interval: 1s
+dbs:
+  - path: {database}
+    replica: {{url: "{url}", sync-interval: 50ms}}
+"""
 
 
 def main() -> int:
@@ -29,75 +42,111 @@ def main() -> int:
     parser.add_argument("--writers", type=int, default=4)
     parser.add_argument("--page-size", type=int, default=4096)
     options = parser.parse_args()
-    print(f"seed {options.seed}")
+    print(f"seed {options.seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        return _soak(Path(folder), options)
+        return _Soak(Path(folder), random.Random(options.seed)).run(options)
 
 
-def _soak(folder: Path, options: argparse.Namespace) -> int:
-    path, url, output = folder / "app.db", str(folder / "replica"), folder / "out.db"
-    prepare(path, mode="wal", page_size=options.page_size)
-    choice = random.Random(options.seed)
-    end, rounds, looks = time.monotonic() + options.seconds, 0, 0
-    while time.monotonic() < end:
-        rounds += 1
-        process = _replicate(path, url)
-        until = min(end, time.monotonic() + 2 + choice.random() * 8)
-        seen = 0
-        with writing(path, processes=options.writers, seed=choice.randrange(1 << 30)):
+@dataclass
+class _Soak:
+    folder: Path
+    choice: random.Random
+    restores: int = 0
+    queries: int = 0
+    counters: dict[str, int] = field(default_factory=dict)
+    """The highest counter that each way of looking has seen."""
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "app.db"
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.folder / 'replica'}"
+
+    def run(self, options: argparse.Namespace) -> int:
+        prepare(self.database, mode="wal", page_size=options.page_size)
+        configuration = _CONFIGURATION.format(database=self.database, url=self.url)
+        (self.folder / "litestream.yml").write_text(configuration)
+        end, rounds = time.monotonic() + options.seconds, 0
+        while time.monotonic() < end:
+            rounds += 1
+            try:
+                self._round(min(end, time.monotonic() + 2 + self.choice.random() * 8), options.writers)
+            except AssertionError as error:
+                print(f"round {rounds}: {error}; seed {options.seed}")
+                return 1
+        with Replica.open(self.url) as replica:
+            found = replica.verify()
+            levels = sorted({file.level for file in replica.files()})
+        print(
+            f"{rounds} rounds, {self.restores} restores, {self.queries} queries, {self.counters} transactions seen, "
+            f"{len(found.files)} files on levels {levels}, sound: {found.is_sound}"
+        )
+        return 0 if found.is_sound else 1
+
+    def _round(self, until: float, writers: int) -> None:
+        """Write and look until then; kill or stop the replicator; then the replica must be the database."""
+        process = self._replicate()
+        with writing(self.database, processes=writers, seed=self.choice.randrange(1 << 30)):
             while time.monotonic() < until:
-                looks += _look(url, output)
-                if looks:
-                    counter = check_promise(output)
-                    if counter < seen:
-                        print(f"round {rounds}: the replica went back from {seen} to {counter}")
-                        return 1
-                    seen = counter
-                time.sleep(0.3)
-            if choice.random() < 0.5:
+                if (self.folder / "replica").is_dir():
+                    self._look()
+                time.sleep(0.2)
+            if self.choice.random() < 0.5:
                 process.kill()
                 process.wait()
-        if process.poll() is None:
-            process.terminate()
-            process.wait(60)
-        else:
-            last = _replicate(path, url)
+        if process.poll() is not None:  # killed while they wrote: the next one must find all of it
+            process = self._replicate()
             time.sleep(2)
-            last.terminate()
-            last.wait(60)
-        if not _equal(path, url, output):
-            print(f"round {rounds}: the replica is not the database; seed {options.seed}")
-            return 1
-    with Replica.open(url) as replica:
-        found = replica.verify()
-        print(f"{rounds} rounds, {looks} restores, {len(replica.files())} files, sound: {found.is_sound}")
-    return 0 if found.is_sound else 1
+        process.terminate()
+        assert process.wait(60) == 0, (self.folder / "log").read_text()[-2000:]
+        assert self._restore(), "the replica cannot be restored"
+        with closing(apsw.Connection(str(self.database))) as db:
+            assert db.serialize("main") == self._output.read_bytes(), "the replica is not the database"
 
-
-def _replicate(path: Path, url: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "ltx", "replicate", path, url, "--sync-interval", "0.05"],
-        env={**os.environ, "PYTHONPATH": str(_ROOT), "XDG_RUNTIME_DIR": str(path.parent)},
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def _look(url: str, output: Path) -> int:
-    with Replica.open(url) as replica:
+    def _look(self) -> None:
+        if self._restore():
+            self._see("restore", check_promise(self._output))
+        if self._restore(older=True):
+            check_promise(self._output)
         try:
-            replica.restore(output, force=True)
-        except ReplicaError:
-            return 0
-    return 1
+            with closing(vfs.connect(self.url, poll_interval=0)) as db:
+                [(one, other, counter)] = db.execute(PROMISE).fetchall()
+                assert isinstance(counter, int)
+        except ReplicaError:  # nothing is there yet
+            return
+        assert one == other, f"a query saw {one} and {other}"
+        self._see("query", counter)
+        self.queries += 1
 
+    def _see(self, how: str, counter: int) -> None:
+        seen = self.counters.get(how, 0)
+        assert counter >= seen, f"{how} went back from {seen} to {counter}"
+        self.counters[how] = counter
 
-def _equal(path: Path, url: str, output: Path) -> bool:
-    _look(url, output)
-    db = apsw.Connection(str(path))
-    try:
-        return db.serialize("main") == output.read_bytes()
-    finally:
-        db.close()
+    @property
+    def _output(self) -> Path:
+        return self.folder / "out.db"
+
+    def _restore(self, *, older: bool = False) -> bool:
+        with Replica.open(self.url) as replica:
+            try:
+                txid = self.choice.choice(replica.files()).max_txid if older else None
+                replica.restore(self._output, txid=txid, force=True)
+            except (ReplicaError, IndexError):  # not there yet, or pruned meanwhile
+                assert not self.counters or older, "a replica that could be restored cannot be any more"
+                return False
+        self.restores += 1
+        return True
+
+    def _replicate(self) -> "subprocess.Popen[bytes]":
+        with open(self.folder / "log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "ltx", "replicate", "--config", str(self.folder / "litestream.yml")],
+                env={**os.environ, "PYTHONPATH": str(_ROOT), "XDG_RUNTIME_DIR": str(self.folder)},
+                stderr=log,
+            )
 
 
 if __name__ == "__main__":

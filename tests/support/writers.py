@@ -14,7 +14,10 @@ from random import Random
 
 import apsw
 
-__all__ = ["check_promise", "prepare", "writing"]
+__all__ = ["PROMISE", "check_promise", "prepare", "writing"]
+
+PROMISE = "SELECT (SELECT sum(a) FROM t), (SELECT sum(a) FROM u), n FROM counter"
+"""Two sums that are equal at every commit, and a counter that never goes back."""
 
 _CHECKPOINTS = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")
 
@@ -45,7 +48,7 @@ def check_promise(image: Path) -> int:
     """Raise unless a copy of the database is whole and keeps the promise; return its counter."""
     db = apsw.Connection(f"file:{image}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
     try:
-        found = db.execute("SELECT (SELECT sum(a) FROM t), (SELECT sum(a) FROM u), n FROM counter").fetchall()
+        found = db.execute(PROMISE).fetchall()
         [(one, other, counter)] = found
         assert one == other, found
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
