@@ -13,6 +13,7 @@ from ltx.replica import format_time
 from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
 from vfs.meter import Meter
+from vfs.readahead import ReadAhead
 from vfs.source import Source
 from vfs.view import View
 from vfs.waiting import Interrupted
@@ -24,7 +25,10 @@ LATEST = "latest"
 
 _HEADER_SIZE = 100
 _REPLANS = 3
-_FIRST_AHEAD = 2
+_UNLOCKED, _SHARED = apsw.SQLITE_LOCK_NONE, apsw.SQLITE_LOCK_SHARED
+_AHEAD = 2
+"""Pages that a read gets which belongs to no scan: the next one is often wanted too."""
+
 _LINEAGE_STEP = 0x9E3779B9
 """Keeps the counters of one replica away from those of the next one in the same place."""
 
@@ -54,11 +58,11 @@ class ReplicaFile:
     ) -> None:
         self.source = source
         self._poll_interval_s = poll_interval_s
-        self._lock_level = apsw.SQLITE_LOCK_NONE
-        self._following = 0
-        self._ahead = _FIRST_AHEAD
+        self._lock_level = _UNLOCKED
+        self._front = source.cache.front()
         self._fixed: View | None = None
         self.meter = Meter(interrupted)
+        self._ahead = ReadAhead(source.pages, self.meter)
         if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self.meter, time=at, txid=txid)
         self._view = self._fixed or source.latest(poll_interval_s, self.meter, listed=True)
@@ -81,7 +85,7 @@ class ReplicaFile:
             NotReachableError: The time cannot be had; the error says which can.
             ValueError: The text is no time.
         """
-        if self._lock_level != apsw.SQLITE_LOCK_NONE:
+        if self._lock_level != _UNLOCKED:
             raise QueryError(
                 "the time cannot change inside a transaction: end it first (COMMIT), then set the time"
             )
@@ -90,20 +94,21 @@ class ReplicaFile:
             self._fixed = None
         else:
             view = self._fixed = self.source.at(self.meter, time=to)
-        self._view = view
+        self._show(view)
 
     # What SQLite calls: https://sqlite.org/c3ref/io_methods.html
 
     def xRead(self, amount: int, offset: int) -> bytes:
         """Return bytes of the database; SQLite fills what lies beyond its end with zeros."""
-        with _coded():
-            page_size = self._view.page_size
-            pgno, start = offset // page_size + 1, offset % page_size
-            if start + amount <= page_size:
-                page = self.page(pgno)
-                return page if amount == page_size else page[start : start + amount]
-            whole = b"".join(self.page(each) for each in range(pgno, (offset + amount - 1) // page_size + 2))
-            return whole[start : start + amount]
+        page = self._front.get(offset)
+        if page is not None and len(page) == amount:
+            self.meter.hits += 1
+            return page
+        try:
+            return self._read(amount, offset)
+        except BaseException as error:
+            coded(error)
+            raise
 
     def xFileSize(self) -> int:
         """Return the size of the view: commit times page size."""
@@ -111,17 +116,25 @@ class ReplicaFile:
 
     def xLock(self, level: int) -> None:
         """Pin a view at the first lock; refuse any lock that is taken to write."""
-        with _coded():
-            if level > apsw.SQLITE_LOCK_SHARED:
+        try:
+            if level > _SHARED:
                 self._refuse()
-            if level == apsw.SQLITE_LOCK_SHARED:
-                self._lock_level = apsw.SQLITE_LOCK_NONE  # also where Ctrl-C came into the last unlock
-                self._view = self._fixed or self.source.latest(self._poll_interval_s, self.meter)
+            if level == _SHARED:
+                self._lock_level = _UNLOCKED  # also where Ctrl-C came into the last unlock
+                view = self._fixed or self.source.latest(self._poll_interval_s, self.meter)
+                if view is not self._view:
+                    self._show(view)
                 self._lock_level = level
+        except BaseException as error:
+            coded(error)
+            raise
 
     def xUnlock(self, level: int) -> None:
         """Release the view; until the next lock it stays what is visible."""
-        self._lock_level = min(self._lock_level, level)
+        if level < self._lock_level:
+            self._lock_level = level
+        if level == _UNLOCKED:
+            self._ahead.stop()
 
     def xCheckReservedLock(self) -> bool:
         """Nobody writes here."""
@@ -192,38 +205,55 @@ class ReplicaFile:
             return (datetime.now(UTC) - self.view.time).total_seconds()
         return self.source.lag_s
 
+    def _read(self, amount: int, offset: int) -> bytes:
+        page_size = self._view.page_size
+        pgno, start = offset // page_size + 1, offset % page_size
+        if amount == page_size and not start:
+            page = self.page(pgno)
+            if page:
+                self._front[offset] = page
+            return page
+        last = (offset + amount - 1) // page_size + 1
+        whole = b"".join(self.page(each) for each in range(pgno, last + 1))
+        found = whole[start : start + amount]
+        if start and last == 1:  # the change counter, which begins every transaction
+            self._front[offset] = found
+        return found
+
     def page(self, pgno: int) -> bytes:
         """Return a page of the view as SQLite sees it; nothing beyond its end."""
-        view = self._view
-        if not 1 <= pgno <= view.commit:
+        if not 1 <= pgno <= self._view.commit:
             return b""
-        if pgno == self._following:
-            self._ahead = min(self._ahead * 2, 512)
-        elif pgno != self._following - 1:
-            self._ahead = _FIRST_AHEAD
-        self._following = pgno + 1
         meter = self.meter
         waits = meter.waits
-        page = self._fetch(pgno)
+        in_scan = self._ahead.wants(self._view, pgno)
+        page = self._fetch(pgno, 1 if in_scan else _AHEAD)
         if meter.waits == waits:
             meter.hits += 1
         else:
             meter.misses += 1
+        self._ahead.seen(self._view, pgno, page)
         return _page_one(page, self._view) if pgno == 1 else page
 
-    def _fetch(self, pgno: int) -> bytes:
+    def _show(self, view: View) -> None:
+        """Let another view be what is visible."""
+        self._front.clear()
+        self._ahead.forget()
+        self._view = view
+
+    def _fetch(self, pgno: int, ahead: int = _AHEAD) -> bytes:
         """Return a page, from other files of the same TXID where the first is gone or damaged."""
         avoided: list[LTXFile] = []
         while True:
             view = self._view
             try:
-                return self.source.page(view, pgno, self._ahead, self.meter)
+                return self.source.page(view, pgno, ahead, self.meter)
             except FileError as error:
                 avoided.append(error.file)
                 if len(avoided) > _REPLANS:
                     raise error.public() from error
                 try:
-                    self._view = self.source.again(view, avoided, self.meter)
+                    self._show(self.source.again(view, avoided, self.meter))
                 except NotReachableError:
                     if isinstance(error.reason, NotFoundError):
                         raise

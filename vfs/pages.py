@@ -1,29 +1,57 @@
-"""Reading the pages of a view: the one that is asked for, those that lie behind it, and proof that they are the newest."""
+"""Reading the pages of a view: the one that is asked for, those that will be, and proof that they are the newest."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 
-from backends import Backend, NotFoundError
+from backends import Backend, NotFoundError, UnavailableError
 from ltx import CorruptError
 from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
-from vfs.cache import PageCache, PageKey
+from vfs.cache import Frame, PageCache, PageKey
 from vfs.view import Doubt, Run, View
-from vfs.waiting import Interrupted, Waiter
+from vfs.waiting import ForkedLock, Interrupted, Waiter
 
-__all__ = ["PageReader"]
+__all__ = ["RUN_SIZE", "PageReader"]
 
-_RUN_SIZE = 1 << 20
-"""Bytes that one request for pages gets at most."""
+RUN_SIZE = 4 << 20
+"""Bytes that one request for pages gets at most: a few such requests under way hide how far a storage is."""
 
 _RUN_PAGES_SIZE = 8 << 20
 """Bytes of the pages in it: those of zeros take next to nothing in a file."""
 
+_GAP_SIZE = 32 << 10
+"""Bytes between wanted frames that are not worth a second request."""
+
+_GAP_PAGES = 8
+_BATCH_RUNS = 32
 _KNOWN_BETWEEN = 4
+
+Frames = Mapping[PageKey, Frame]
+
+_NOTHING = Frame()
+"""Of a page beyond the end of a file that became shorter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flight:
+    """Requests that are under way together.
+
+    Attributes:
+        process: Whose threads work on it: in a forked child nobody does.
+        keys: What will be there.
+        future: The frames.
+    """
+
+    process: int
+    keys: Sequence[PageKey]
+    future: Future[Frames]
 
 
 class PageReader:
-    """Reads pages of one replica through a cache. Safe to use from several threads.
+    """Reads pages of one replica through a cache. Safe to use from several threads, and in a forked child.
 
     Args:
         backend: Where the replica lies.
@@ -35,28 +63,39 @@ class PageReader:
         self._backend = backend
         self._cache = cache
         self._waiter = waiter
+        self._flights: dict[PageKey, _Flight] = {}
+        self._lock = ForkedLock()
+
+    @property
+    def most_ahead_size(self) -> int:
+        """Bytes of pages that may be under way or kept for one reader that reads ahead."""
+        return min(self._cache.max_size // 4, 2 * _RUN_PAGES_SIZE)
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
-        """Return a page of a view, and keep up to `ahead` of those that lie behind it.
+        """Return a page of a view, and keep up to `ahead` of those that lie behind it if it must be read.
 
         Raises:
             FileError: A file that it lies in, or could lie in, is gone or damaged.
         """
-        if pgno == view.lock_page:
-            return bytes(view.page_size)
-        file = view.file_of(pgno)
-        doubts = view.doubts(pgno)
-        page = self._cache.get((file.number, pgno))
+        try:
+            key = (view.file_of(pgno).number, pgno)
+        except CorruptError:
+            if pgno == view.lock_page:  # which no file has
+                return bytes(view.page_size)
+            raise
+        page = self._cache.get(key)
         if page is None:
-            room = min(self._cache.max_size // 4, _RUN_PAGES_SIZE) // view.page_size
-            run = self._lacking(view.run_at(pgno, max(1, min(ahead, room)), _RUN_SIZE))
-            pages = self._waiter.wait(lambda: self._read(view.page_size, run, doubts), interrupted)
-            self._cache.put(((file.number, number), data) for number, data in pages)
-            view.trust(number for number, _ in pages)
-            page = pages[0][1]
-        elif doubts:
-            self._waiter.wait(lambda: self._read(view.page_size, None, doubts), interrupted)
+            page = self._wait(view, key, ahead, interrupted)
+        if view.unverified and (doubts := view.doubts(pgno)):
+            self._waiter.wait(lambda: self._read([], doubts), interrupted)
             view.trust((pgno,))
+        if type(page) is not bytes:
+            try:
+                page = self._decoded(view, key, page)
+            except (
+                FileError
+            ):  # it was read together with others, or a while ago: asked for alone it may be right
+                page = self._decoded(view, key, self._wait_alone(view, key, interrupted))
         if pgno == 1:
             _check_commit(view, page)
         return page
@@ -68,11 +107,99 @@ class PageReader:
                 return view.file_of(pgno).number, pgno
         return None
 
-    def _lacking(self, run: Run) -> Run:
-        """Cut a run off where pages follow that are in the cache; a few between others are not worth a request."""
+    def known(self, view: View, pgno: int) -> bytes | None:
+        """Return a page if it is in the cache and can be read."""
+        if view.searched and next(view.unlocated(pgno), None) is not None:
+            return None
+        try:
+            key = (view.file_of(pgno).number, pgno)
+            page = self._cache.get(key)
+            return page if page is None or type(page) is bytes else self._decoded(view, key, page)
+        except (FileError, CorruptError):
+            return None
+
+    def has(self, view: View, pgno: int) -> bool:
+        """Whether a page is in the cache or under way; no where that is not known without a request."""
+        if view.searched and next(view.unlocated(pgno), None) is not None:
+            return False
+        try:
+            return not self._is_lacking(view, pgno)
+        except (FileError, CorruptError):
+            return False
+
+    def start(self, view: View, pgnos: Iterable[int], interrupted: Interrupted) -> None:
+        """Begin to read pages that will be wanted, those apart that are there or under way. It does not wait.
+
+        What goes wrong is told when a page is asked for, if it still is.
+
+        Args:
+            view: Whose pages.
+            pgnos: Pages from 1 to commit, in any order; those of no file and the lock page are left out.
+            interrupted: Of whoever will want them.
+        """
+        if view.searched:  # to say where they are may take requests
+            self._waiter.start(lambda: self._start(view, pgnos, interrupted), interrupted)
+        else:
+            self._start(view, pgnos, interrupted)
+
+    def _start(self, view: View, pgnos: Iterable[int], interrupted: Interrupted) -> None:
+        with suppress(FileError, CorruptError):
+            lacking = [pgno for pgno in sorted(pgnos) if self._is_lacking(view, pgno)]
+            for runs, doubts in list(_batches(_runs(view, _filled(view, lacking)), view)):
+                self._launch_lacking(view, runs, doubts, interrupted)
+
+    def _is_lacking(self, view: View, pgno: int) -> bool:
+        if pgno == view.lock_page:
+            return False
+        key = (view.file_of(pgno).number, pgno)
+        return key not in self._cache and self._flight(key) is None
+
+    def _launch_lacking(
+        self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
+    ) -> None:
+        with self._lock.now:
+            firsts = ((run.file.number, run.frames[0][0]) for run in runs)
+            if any(key not in self._cache and self._flight(key) is None for key in firsts):
+                self._launch(view, runs, doubts, interrupted)
+
+    def _wait(self, view: View, key: PageKey, ahead: int, interrupted: Interrupted) -> bytes:
+        """Wait for a page that is under way, or ask for it."""
+        flight = self._flight(key)
+        is_ours = flight is None
+        if flight is None:
+            room = min(self._cache.max_size // 4, _RUN_PAGES_SIZE) // view.page_size
+            run = self._cut(view.run_at(key[1], max(1, min(ahead, room)), RUN_SIZE))
+            doubts = view.doubts(key[1])
+            with self._lock.now:
+                if (page := self._cache.get(key)) is not None:  # it landed just now
+                    return page
+                flight = self._flight(key) or self._launch(view, [run], doubts, interrupted)
+        try:
+            return self._waiter.wait_for(flight.future, interrupted).get(key, _NOTHING)
+        except Exception as error:
+            if not flight.future.done():
+                if isinstance(error, UnavailableError):  # it hangs: nobody else shall wait for it
+                    with self._lock.now:
+                        self._forget(flight)
+                raise
+            if is_ours:
+                raise
+        return self._wait_alone(view, key, interrupted)
+
+    def _wait_alone(self, view: View, key: PageKey, interrupted: Interrupted) -> bytes:
+        """Ask for a page by itself: what went wrong may concern what was asked for together with it."""
+        run, doubts = view.run_at(key[1], 1, 1), view.doubts(key[1])
+        return self._waiter.wait(lambda: self._fetch(view, [run], doubts), interrupted).get(key, _NOTHING)
+
+    def _flight(self, key: PageKey) -> _Flight | None:
+        flight = self._flights.get(key)
+        return flight if flight is not None and flight.process == os.getpid() else None
+
+    def _cut(self, run: Run) -> Run:
+        """Cut a run off where pages follow that are known; a few between others are not worth a request."""
         end = known = 0
         for place, (pgno, _, _) in enumerate(run.frames):
-            if (run.file.number, pgno) in self._cache:
+            if place and ((key := (run.file.number, pgno)) in self._cache or key in self._flights):
                 known += 1
                 if known == _KNOWN_BETWEEN:
                     break
@@ -80,32 +207,115 @@ class PageReader:
                 known, end = 0, place + 1
         return run.cut(end)
 
-    def _read(self, page_size: int, run: Run | None, doubts: Sequence[Doubt]) -> list[tuple[int, bytes]]:
-        """Read and check a run, and what is in doubt about it, at the same time."""
-        parts = [*doubts, *([run] if run else ())]
+    def _launch(
+        self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
+    ) -> _Flight:
+        keys = [(run.file.number, pgno) for run in runs for pgno, _, _ in run.frames]
+
+        def work() -> Frames:
+            try:
+                return self._fetch(view, runs, doubts)
+            finally:
+                with self._lock.now:  # whoever launches holds it: the flight is there
+                    self._forget(flight)
+
+        flight = _Flight(os.getpid(), keys, self._waiter.start(work, interrupted))
+        self._flights.update(dict.fromkeys(keys, flight))
+        return flight
+
+    def _forget(self, flight: _Flight) -> None:
+        for key in flight.keys:
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+    def _fetch(self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Frames:
+        """Read runs, put their frames into the cache, and take them for the newest if what is in doubt was right."""
+        frames = {
+            (run.file.number, pgno): Frame(data[start : start + size])
+            for run, read in zip(runs, self._read(runs, doubts), strict=True)
+            for data in (memoryview(read),)
+            for pgno, start, size in run.frames
+            if start < len(data)
+        }
+        self._cache.put((key, frame) for key, frame in frames.items() if key not in self._cache)
+        view.trust(pgno for _, pgno in frames)
+        return frames
+
+    def _read(self, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Sequence[bytes]:
+        """Read runs, and see at the same time that what is in doubt about them is right."""
+        parts: list[Run | Doubt] = [*doubts, *runs]
         try:
             read = self._backend.get_ranges([(each.file.file.key, each.start, each.end) for each in parts])
         except NotFoundError as error:
             gone = next((each for each in parts if each.file.file.key == error.key), parts[0])
             raise FileError(gone.file.file, error) from error
-        for doubt, frames in zip(doubts, read, strict=False):
-            _dispel(doubt, frames)
-        return _decode(run, read[-1], page_size) if run else []
+        for doubt, heads in zip(doubts, read, strict=False):
+            _dispel(doubt, heads)
+        return read[len(doubts) :]
 
-
-def _decode(run: Run, read: bytes, page_size: int) -> list[tuple[int, bytes]]:
-    """Decode and check frames. Those behind the first that are damaged are left for when they are asked for."""
-    data = memoryview(read)
-    pages: list[tuple[int, bytes]] = []
-    for pgno, start, size in run.frames:
+    def _decoded(self, view: View, key: PageKey, frame: bytes) -> bytes:
         try:
-            pages.append((pgno, decode_frame(data[start : start + size], pgno, page_size)))
+            page = decode_frame(frame, key[1], view.page_size)
         except CorruptError as error:
-            if pages:
-                break
-            error.offset = run.start + start + (error.offset or 0)
-            raise FileError(run.file.file, error) from error
-    return pages
+            self._cache.drop(key)
+            error.offset = view.run_at(key[1], 1, 1).start + (error.offset or 0)
+            raise FileError(view.file_of(key[1]).file, error) from error
+        self._cache.replace(key, page)
+        return page
+
+
+def _filled(view: View, pgnos: Sequence[int]) -> Sequence[int]:
+    """Add the pages that lie between others with little between them: they come with the same request."""
+    filled: list[int] = []
+    for pgno in pgnos:
+        if filled and 1 < pgno - filled[-1] <= _GAP_PAGES:
+            between = range(filled[-1] + 1, pgno)
+            file = view.file_of(pgno)
+            if all(each != view.lock_page and view.file_of(each) is file for each in between):
+                filled.extend(between)
+        filled.append(pgno)
+    return filled
+
+
+def _runs(view: View, pgnos: Sequence[int]) -> Iterator[Run]:
+    """Yield the runs in which ascending pages lie, the pages of one run right behind each other."""
+    most = _RUN_PAGES_SIZE // view.page_size
+    place = 0
+    while place < len(pgnos):
+        count = 1
+        while place + count < len(pgnos) and pgnos[place + count] == pgnos[place] + count and count < most:
+            count += 1
+        run = view.run_at(pgnos[place], count, RUN_SIZE)
+        yield run
+        place += len(run.frames)
+
+
+def _batches(runs: Iterable[Run], view: View) -> Iterator[tuple[list[Run], list[Doubt]]]:
+    """Put together what is read together: runs with little between them as one, small ones in parallel."""
+    batch: list[Run] = []
+    doubts: dict[tuple[int, int], Doubt] = {}
+    size = 0
+    for run in runs:
+        last = batch[-1] if batch else None
+        if (
+            last is not None
+            and last.file is run.file
+            and 0 <= run.start - last.end <= _GAP_SIZE
+            and run.end - last.start <= RUN_SIZE
+        ):
+            size += run.end - last.end
+            shift = run.start - last.start
+            frames = (*last.frames, *((pgno, start + shift, length) for pgno, start, length in run.frames))
+            batch[-1] = Run(run.file, last.start, run.end, frames)
+        else:
+            if batch and (size + run.end - run.start > RUN_SIZE or len(batch) >= _BATCH_RUNS):
+                yield batch, [*doubts.values()]
+                batch, doubts, size = [], {}, 0
+            batch.append(run)
+            size += run.end - run.start
+        doubts.update(((doubt.file.number, doubt.place), doubt) for doubt in view.doubts(run.frames[0][0]))
+    if batch:
+        yield batch, [*doubts.values()]
 
 
 def _check_commit(view: View, page_one: bytes) -> None:

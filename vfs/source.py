@@ -67,7 +67,7 @@ class Source:
         self.cache = PageCache(cache_size)
         self._files = FileOpener(replica, self.cache)
         self._waiter = Waiter(replica.url, timeout_s)
-        self._pages = PageReader(replica.backend, self.cache, self._waiter)
+        self.pages = PageReader(replica.backend, self.cache, self._waiter)
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._latest: View | None = None
         self._lineage = 0
@@ -119,8 +119,8 @@ class Source:
 
     def _is_fresh(self, max_age_s: float, listed: bool) -> bool:
         now = monotonic()
-        age = now - self._listed if listed else self.lag_s
-        return 0 <= age < max_age_s or now < self._no_look_before
+        looked = self._listed if listed else self._looked
+        return (looked is not None and now - looked < max_age_s) or now < self._no_look_before
 
     def at(
         self, interrupted: Interrupted, *, time: str | datetime | None = None, txid: int | str | None = None
@@ -160,7 +160,7 @@ class Source:
 
     def located(self, view: View, pgno: int) -> PageKey | None:
         """Return what a page is kept by, as `PageReader.located`."""
-        return self._pages.located(view, pgno)
+        return self.pages.located(view, pgno)
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, as `PageReader.page`."""
@@ -170,7 +170,7 @@ class Source:
                 self._waiter.wait(
                     lambda: together([partial(index.near, pgno) for index in indexes]), interrupted
                 )
-        return self._pages.page(view, pgno, ahead, interrupted)
+        return self.pages.page(view, pgno, ahead, interrupted)
 
     def _look(self, listed: bool) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened."""

@@ -67,20 +67,36 @@ class Waiter:
             InterruptedQueryError: `interrupted` said so.
             UnavailableError: It took longer than the time limit.
         """
+        future = self.start(work, interrupted)
+        try:
+            return self.wait_for(future, interrupted)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def start(self, work: Callable[[], _T], interrupted: Interrupted) -> Future[_T]:
+        """Begin to do something in another thread, for whoever it is charged to."""
+        if not isinstance(interrupted, Meter):
+            return _workers.submit(work)
+        with interrupted.stats.charged():
+            return _workers.submit(work)
+
+    def wait_for(self, future: Future[_T], interrupted: Interrupted) -> _T:
+        """Wait for what was started, which others may wait for too.
+
+        Raises:
+            InterruptedQueryError: `interrupted` said so.
+            UnavailableError: It took longer than the time limit.
+        """
         check = self._checking(interrupted)
-        with _metered(interrupted):
-            future = _workers.submit(work)
+        with _timed(interrupted):
             while True:
                 try:
                     return future.result(timeout=_NOTICE_S)
                 except NotYet:
                     if future.done():
                         raise
-                try:
-                    check()
-                except BaseException:
-                    future.cancel()
-                    raise
+                check()
 
     @contextmanager
     def turn(self, interrupted: Interrupted) -> Iterator[None]:
@@ -119,16 +135,15 @@ def together(works: Sequence[Callable[[], _T]]) -> list[_T]:
 
 
 @contextmanager
-def _metered(interrupted: Interrupted) -> Iterator[None]:
-    """Charge whoever waits with what is done meanwhile."""
+def _timed(interrupted: Interrupted) -> Iterator[None]:
+    """Count the time that somebody waits."""
     if not isinstance(interrupted, Meter):
         yield
         return
     began = time.monotonic()
     interrupted.waits += 1
     try:
-        with interrupted.stats.charged():
-            yield
+        yield
     finally:
         interrupted.waited_s += time.monotonic() - began
 

@@ -78,28 +78,28 @@ def _serve(
 
         async def up() -> None:
             nonlocal answered
-            while piece := await reader.read(_PIECE):
-                if answered:
-                    answered = False
-                    requests.value += 1
-                    await asyncio.sleep(seconds)
-                far_writer.write(piece)
-                await far_writer.drain()
-            far_writer.write_eof()
+            with contextlib.suppress(OSError):
+                while piece := await reader.read(_PIECE):
+                    if answered:
+                        answered = False
+                        requests.value += 1
+                        await asyncio.sleep(seconds)
+                    far_writer.write(piece)
+                    await far_writer.drain()
+                far_writer.write_eof()
 
         async def down() -> None:
             nonlocal answered
-            while piece := await far_reader.read(_PIECE):
-                answered = True
-                received.value += len(piece)
-                writer.write(piece)
-                await writer.drain()
+            with contextlib.suppress(OSError):
+                while piece := await far_reader.read(_PIECE):
+                    answered = True
+                    received.value += len(piece)
+                    writer.write(piece)
+                    await writer.drain()
             writer.close()
 
-        with contextlib.suppress(OSError):
-            await asyncio.gather(up(), down(), return_exceptions=True)
-        for each in (writer, far_writer):
-            each.close()
+        await asyncio.gather(up(), down())
+        far_writer.close()
 
     async def serve() -> None:
         server = await asyncio.start_server(connected, sock=listener, limit=_PIECE)

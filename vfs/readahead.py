@@ -1,0 +1,336 @@
+"""Knowing which pages a query will want next, and having them read while SQLite is busy with the ones before.
+
+An interior page of a b-tree names its children in the order of their keys, so a scan of a table or an index, also
+of a part and also backwards, is recognised when a child is read after its neighbour: then those that follow are
+asked for, more and more of them, across the ends of interior pages too. A query that looks rows up in the order
+of an index is recognised when a second row named by the same index page is read. What has no known parent
+(overflow pages, or a copy of the whole database) is taken to go on with the next page number.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+from vfs.btree import INDEX_LEAF, TABLE_LEAF, Tree, kind_of, rowids_of
+from vfs.meter import Meter
+from vfs.view import View
+
+__all__ = ["ReadAhead"]
+
+_FIRST_WINDOW = 8
+_GROWTH = 2
+_GROWTH_WAITING = 4
+"""Where there was to be waited all the same, since the storage is far, up to `_FAR_WINDOW`."""
+
+_FAR_WINDOW = 128
+_LONG_S = 0.005
+_TRIES = 3
+"""Rows by which a query that follows an index page is to be recognised."""
+
+_NEAR = 2
+"""Places between two children that are read one after the other in a scan: one may be in SQLite's own cache."""
+
+_RISING = (2, 4)
+"""Steps to the next page number by which a reader that goes by numbers is known; more where parents are known."""
+
+_CLOSE = 16
+"""Pages between the first and the last of nine children where a table was written in one go."""
+
+_MANY_CHILDREN = 100
+"""Which an interior page has, about."""
+
+_NOWHERE = -1
+
+
+class Pages(Protocol):
+    """Where pages come from: `vfs.pages.PageReader` is one."""
+
+    @property
+    def most_ahead_size(self) -> int:
+        """Bytes of pages that may be asked for ahead."""
+
+    def known(self, view: View, pgno: int) -> bytes | None:
+        """Return a page if it is there."""
+
+    def has(self, view: View, pgno: int) -> bool:
+        """Whether a page is there or under way."""
+
+    def start(self, view: View, pgnos: Sequence[int], interrupted: Meter) -> None:
+        """Begin to read pages."""
+
+
+class _Stream(ABC):
+    """One scan that is under way.
+
+    Attributes:
+        window: How many pages to be ahead.
+        left: Pages that were asked for and not wanted yet.
+        low: How many of them are so few that more are to be asked for.
+    """
+
+    def __init__(self) -> None:
+        self.window = self.left = self.low = 0
+
+    @abstractmethod
+    def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
+        """Return which pages come next.
+
+        Args:
+            pgno: The page that is wanted now.
+            count: How many, about.
+
+        Returns:
+            The next pages, fewer where more is not known yet; and pages to read besides, to know more.
+        """
+
+
+class _Numbers(_Stream):
+    """One page number after the other."""
+
+    def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
+        return list(range(pgno + 1, pgno + 1 + count)), ()
+
+
+class _Siblings(_Stream):
+    """The pages of one depth of a b-tree, in the order of their keys or backwards."""
+
+    def __init__(self, view: View, tree: Tree, pages: Pages, step: int) -> None:
+        super().__init__()
+        self._view, self._tree, self._pages, self._step = view, tree, pages, step
+
+    def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
+        tree, step = self._tree, self._step
+        found: list[int] = []
+        parent, place = tree.places.get(pgno, (0, 0))
+        while True:
+            children = tree.children.get(parent, ())
+            below = children[place + 1 :] if step > 0 else children[:place][::-1]
+            found += below[: count - len(found)]
+            if len(found) >= count:
+                return found, ()
+            above, at = tree.places.get(parent, (0, 0))
+            parents = tree.children.get(above, ())
+            at += step
+            if not 0 <= at < len(parents):
+                return found, ()
+            page = self._pages.known(self._view, parents[at])
+            beside = tree.learn(parents[at], page) if page else ()
+            if not beside:
+                return found, self._towards(children, parents, at, count - len(found))
+            parent, place = parents[at], -1 if step > 0 else len(beside)
+
+    def _towards(self, known: Sequence[int], parents: Sequence[int], at: int, count: int) -> Sequence[int]:
+        """Return what to read to know more: the next parents, or all that follows where a table was written in one go.
+
+        Args:
+            known: The children of the parent before.
+            parents: Of which the next is not known yet.
+            at: Its place among them.
+            count: How many pages are wanted.
+        """
+        if self._step > 0 and known:
+            last, distance = known[-1], parents[at] - known[-1]
+            if 0 <= last - known[-9:][0] <= _CLOSE and 0 < distance <= max(count, 2 * len(known)):
+                return range(last + 1, min(last + max(count, distance), parents[-1]) + 1)
+        number = 1 + count // _MANY_CHILDREN
+        return parents[at : at + number] if self._step > 0 else parents[max(0, at - number + 1) : at + 1]
+
+
+class _Lookups(_Stream):
+    """The rows that an index names, in the order of the index or backwards."""
+
+    def __init__(self, view: View, tree: Tree, pages: Pages, leaf: int, before: int, pgno: int) -> None:
+        """Begin behind the second of two pages of a table that were read after an index page."""
+        super().__init__()
+        self._view, self._tree, self._pages = view, tree, pages
+        path = tree.above(pgno)
+        self._root, self._depth = (path[0] if path else 0), len(path)
+        self._step = 0
+        self._open(leaf)
+        targets = [self._target(rowid)[0] for rowid in self._rowids] if path else []
+        if pgno in targets and before in targets:
+            self._place = targets.index(pgno)
+            self._step = 1 if self._place > targets.index(before) else -1
+            self._leaves = _Siblings(view, tree, pages, self._step)
+
+    @property
+    def is_true(self) -> bool:
+        """Whether the index page does name rows of both pages."""
+        return self._step != 0
+
+    def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:  # noqa: ARG002 - it knows where it is
+        found: dict[int, None] = {}
+        missing: dict[int, None] = {}
+        place = self._place + self._step
+        while len(found) + len(missing) < count - self.left:
+            if not 0 <= place < len(self._rowids):
+                if missing or not self._go_on(missing):
+                    break
+                place = self._place + self._step
+                continue
+            target, depth = self._target(self._rowids[place])
+            if depth < self._depth:  # the way there is not known yet: the next time it goes on from here
+                missing[target] = None
+            elif not missing:
+                self._place = place
+                if 1 <= target <= self._view.commit and not self._pages.has(self._view, target):
+                    found[target] = None
+            place += self._step
+        return [*found], [*missing]
+
+    def _target(self, rowid: int) -> tuple[int, int]:
+        while True:
+            target, depth = self._tree.towards(self._root, rowid, self._depth)
+            if depth == self._depth:
+                return target, depth
+            page = self._pages.known(self._view, target) if 1 <= target <= self._view.commit else None
+            if page is None or target in self._tree.children or not self._tree.learn(target, page):
+                return target, depth
+
+    def _go_on(self, missing: dict[int, None]) -> bool:
+        """Go over to the next index page; where it is not there yet, ask for it."""
+        beside, besides = self._leaves.following(self._leaf, 1)
+        missing.update(dict.fromkeys((*beside, *besides)))
+        if not beside or not self._open(beside[0]):
+            return False
+        missing.clear()
+        self._place = -1 if self._step > 0 else len(self._rowids)
+        return True
+
+    def _open(self, leaf: int) -> bool:
+        page = self._pages.known(self._view, leaf) if 1 <= leaf <= self._view.commit else None
+        if page is None or page[0] != INDEX_LEAF:
+            return False
+        self._leaf, self._rowids = leaf, rowids_of(page)
+        return True
+
+    _rowids: Sequence[int] = ()
+    _leaf = _place = 0
+
+
+class ReadAhead:
+    """What one reader will want next. Not safe to use from several threads at once.
+
+    Args:
+        pages: Where pages come from.
+        meter: What the reader waits for is counted there, and what is read ahead is charged to it.
+    """
+
+    def __init__(self, pages: Pages, meter: Meter) -> None:
+        self._pages, self._meter = pages, meter
+        self._tree = Tree()
+        self._asked: dict[int, _Stream] = {}
+        self._index_leaf = 0
+        self._table_leaf = self._tries = self._parent = self._window = 0
+        self._lookups: _Lookups | None = None
+        self._waited_s = 0.0
+        self._last = _NOWHERE
+        self._rising = 0
+
+    def forget(self) -> None:
+        """Begin anew: the view is another one."""
+        self.stop()
+        self._tree = Tree()
+
+    def stop(self) -> None:
+        """Ask for nothing more: the statement has ended."""
+        if self._asked:
+            self._asked.clear()
+        self._last, self._rising, self._index_leaf, self._lookups = _NOWHERE, 0, 0, None
+
+    def wants(self, view: View, pgno: int) -> bool:
+        """Take note of a page that is about to be read, and begin to read what follows if that is known.
+
+        Returns:
+            Whether the page belongs to a scan: then it is being read.
+        """
+        self._rising = self._rising + 1 if pgno == self._last + 1 else 0
+        self._last = pgno
+        step = self._step(pgno)
+        stream = self._asked.pop(pgno, None)
+        if stream is not None:
+            stream.left -= 1
+            if stream.left <= stream.low:
+                self._extend(view, stream, pgno)
+            return True
+        if self._rising >= _RISING[pgno in self._tree.places]:
+            stream = _Numbers()
+        elif 0 < abs(step) <= _NEAR and not self._is_inner(pgno):
+            stream = _Siblings(view, self._tree, self._pages, 1 if step > 0 else -1)
+            if self._tree.places[pgno][0] != self._parent:  # a scan that had to wait for this parent
+                stream.window = self._window
+        else:
+            return False
+        self._extend(view, stream, pgno)
+        return True
+
+    def seen(self, view: View, pgno: int, page: bytes) -> None:
+        """Take note of what a page says that was read."""
+        self._tree.learn(pgno, page)
+        kind = kind_of(page, pgno)
+        if kind == INDEX_LEAF:
+            self._index_leaf, self._table_leaf, self._tries = pgno, 0, 0
+            if self._lookups and not self._lookups.left:
+                self._lookups = None
+        elif kind == TABLE_LEAF and self._index_leaf:
+            self._seen_row(view, pgno)
+
+    def _seen_row(self, view: View, pgno: int) -> None:
+        """Take note of a table's page after an index page, which may have named the row."""
+        before, self._table_leaf = self._table_leaf, pgno
+        known = self._lookups
+        if not before or before == pgno or self._tries >= _TRIES or (known and known.left):
+            return
+        stream = _Lookups(view, self._tree, self._pages, self._index_leaf, before, pgno)
+        if not stream.is_true:
+            self._tries += 1
+            return
+        if known:  # it had to wait for a page that says more
+            stream.window = known.window // _GROWTH
+        self._lookups = stream
+        self._extend(view, stream, 0)
+
+    def _is_inner(self, pgno: int) -> bool:
+        """Whether a page's neighbours are interior pages: scans go over leaves, and ask for their parents themselves."""
+        tree = self._tree
+        parent, place = tree.places[pgno]
+        return any(
+            child in tree.children for child in tree.children[parent][max(0, place - _NEAR) : place + _NEAR]
+        )
+
+    def _step(self, pgno: int) -> int:
+        """Return how far behind the one read last a page stands below its parent; 0 where that is not known."""
+        tree = self._tree
+        parent, place = tree.places.get(pgno, (0, 0))
+        if not parent:
+            return 0
+        before = tree.last.get(parent)
+        tree.last[parent] = place
+        if before is not None:
+            return place - before
+        above, at = tree.places.get(parent, (0, 0))
+        for step in (1, -1):  # from the last child of the parent before, or the first of the one behind
+            if place == (0 if step > 0 else len(tree.children[parent]) - 1) and above:
+                beside = tree.children[above][at - step : at - step + 1 or None]
+                end = len(tree.children.get(beside[0], ())) - 1 if step > 0 and beside else 0
+                if beside and at - step >= 0 and tree.last.get(beside[0]) == end:
+                    return step
+        return 0
+
+    def _extend(self, view: View, stream: _Stream, pgno: int) -> None:
+        """Let a scan be further ahead than before, and read the page that is wanted now together with the rest."""
+        most = self._pages.most_ahead_size // view.page_size
+        if len(self._asked) > most:  # scans that were given up
+            self._asked.clear()
+        waited_s, self._waited_s = self._meter.waited_s - self._waited_s, self._meter.waited_s
+        is_far = waited_s > _LONG_S and stream.window < _FAR_WINDOW
+        growth = _GROWTH_WAITING if is_far else _GROWTH
+        stream.window = min(stream.window * growth or _FIRST_WINDOW, most)
+        following, besides = stream.following(pgno, stream.window)
+        wanted = [each for each in following if each not in self._asked and 1 <= each <= view.commit]
+        stream.left += len(wanted)
+        stream.low = stream.left // 2
+        self._asked.update(dict.fromkeys(wanted, stream))
+        needed = [each for each in besides if 1 <= each <= view.commit]
+        self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
+        self._parent, self._window = self._tree.places.get(pgno, (0, 0))[0], stream.window
