@@ -142,6 +142,13 @@ def connect(
     return Connection(opened, follows=follows, isolation_level=isolation_level, detect_types=detect_types)
 
 
+for _kind in (
+    Warning, Error, InterfaceError, DatabaseError, DataError, OperationalError, IntegrityError, InternalError,
+    ProgrammingError, NotSupportedError,
+):  # fmt: skip
+    _kind.__module__ = __name__  # what a traceback names, and what is to be caught
+
+
 class Connection:
     """A connection to a replica. Made by `connect`.
 

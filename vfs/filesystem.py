@@ -147,7 +147,7 @@ class LTXFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
         found = _NAME.fullmatch(name)
         if not found:
             raise FileNotFoundError(
-                f"{name!r} is no state of {self._source.replica.url}: files are {LATEST_NAME} and <16 hex digits>.db"
+                f"{name!r} is no state of {self._source.replica.url}: files are {LATEST_NAME} and <16 lower-case hex digits>.db"
             )
         return parse_txid(found[1])
 

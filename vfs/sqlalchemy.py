@@ -3,16 +3,20 @@
 It is SQLAlchemy's own dialect of SQLite on `vfs.dbapi`: an entry point names it, so that it needs no import.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIConnection, DBAPIModule
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import Pool, QueuePool
 
 from vfs import dbapi
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import ConnectArgsType, DBAPIConnection, DBAPIModule
 
 __all__ = ["LitestreamDialect"]
 

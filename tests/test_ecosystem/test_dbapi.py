@@ -68,6 +68,7 @@ def test_the_module_says_what_pep_249_wants() -> None:
     }
     theirs = {name: getattr(sqlite3, name).__mro__[1].__name__ for name in tree}
     assert tree == theirs
+    assert {getattr(dbapi, name).__module__ for name in tree} == {"vfs.dbapi"}
     assert all(getattr(dbapi.Connection, name) is getattr(dbapi, name) for name in tree)
 
 

@@ -300,6 +300,7 @@ PROJECT = {
         DATABASES = {
             "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "app.db"},
             "replica": {"ENGINE": "vfs.django", "NAME": "replica", "TEST": {"MIRROR": "default"}},
+            "first": {"ENGINE": "vfs.django", "NAME": "replica", "OPTIONS": {"txid": 1}, "TEST": {"MIRROR": "default"}},
         }
     """,
     "shop/__init__.py": "",
@@ -357,6 +358,7 @@ def test_a_project_migrates_tests_and_looks_at_its_replica(tmp_path: Path) -> No
     assert "No migrations to apply" in manage("migrate", "--database", "replica")
     assert "class ShopShop(models.Model):" in manage("inspectdb", "--database", "replica")
     assert "shop_shop" in manage("dbshell", "--database", "replica", said="SELECT name FROM sqlite_schema")
+    assert f"{1:016x}" in manage("dbshell", "--database", "first", "--", "PRAGMA litestream_txid")
     models_py = tmp_path / "shop/models.py"
     models_py.write_text(models_py.read_text() + "    city = models.CharField(max_length=40, default='')\n")
     manage("makemigrations", "shop", "-v0")

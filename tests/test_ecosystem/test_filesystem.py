@@ -206,7 +206,12 @@ def test_it_can_be_sent_to_other_processes_and_used_by_threads(source: Origin, t
         ("ltx::{url}", {"at": "now", "txid": 1}, ConfigError, "not both"),
         ("ltx::{url}", {"key": "x"}, ConfigError, "no option 'key'; those of the storage go by its name"),
         ("ltx::{url}x", {}, ltx.NoSnapshotError, "no LTX files lie at"),
-        ("ltx://app.db::{url}", {}, FileNotFoundError, "files are latest.db and <16 hex digits>.db"),
+        (
+            "ltx://app.db::{url}",
+            {},
+            FileNotFoundError,
+            "files are latest.db and <16 lower-case hex digits>.db",
+        ),
         ("ltx://0000000000000009.db::{url}", {}, FileNotFoundError, "not written yet"),
     ],
 )

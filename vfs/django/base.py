@@ -71,11 +71,11 @@ class DatabaseClient(SQLiteClient):
     def settings_to_cmd_args_env(
         cls, settings_dict: Mapping[str, Any], parameters: Iterable[str]
     ) -> tuple[list[str], None]:
-        """Return the command."""
-        options = {name: settings_dict["OPTIONS"].get(name) for name in ("at", "txid")}
-        moment = [
-            word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))
-        ]
+        """Return the command. Credentials come from the environment: other programs see what stands in a command."""
+        at, txid = (settings_dict["OPTIONS"].get(name) for name in ("at", "txid"))
+        moment = [] if at is None else ["--at", str(at)]
+        if txid is not None:
+            moment = ["--txid", f"{txid:016x}" if isinstance(txid, int) else txid]
         return [sys.executable, "-m", "vfs", str(settings_dict["NAME"]), *moment, *parameters], None
 
 
