@@ -85,7 +85,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import ltx", {"numpy", "fsspec", "dateparser", "typer", "rich", "asyncio", "ssl", "vfs", *SDKS}),
         ("import backends", {"numpy", "fsspec", "asyncio", "ssl", "apsw", "ltx", "vfs", *SDKS}),
-        ("import vfs", {"dateparser", "typer", "rich", *SDKS}),
+        ("import vfs", {"dateparser", "typer", "rich", "sqlalchemy", "django", *SDKS}),
         ("import ltx.cli", {"numpy", "fsspec", "dateparser", "rich", "asyncio", "ssl", "vfs", *SDKS}),
     ],
 )
