@@ -34,8 +34,10 @@ from azure.storage.blob.aio import BlobClient, ContainerClient
 from fsspec.asyn import sync
 
 from backends import rfc3339
-from backends.azure_account import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, AzurePlace, open_filesystem
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_put, check_range, cut
+from backends.azure_account import open_filesystem
+from backends.azure_place import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, AzurePlace
+from backends.azure_protocol import CONTENT_TYPE, SET_CREDENTIALS, TIMESTAMP_NAME, of_answer
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range, cut
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -52,35 +54,12 @@ __all__ = ["AzureBackend"]
 
 T = TypeVar("T")
 
-TIMESTAMP_NAME = "litestreamtimestamp"
-"""Metadata, where Litestream looks for it too; Azure allows no hyphen in a name."""
-
 _SLOWEST = 64 << 10
 """Bytes a second below which a request is given up."""
 
 _AT_ONCE = 16
 _READS_AT_ONCE = 32
 _UPLOADS_AT_ONCE = 4
-_KINDS: dict[str, type[BackendError]] = {
-    "BlobNotFound": NotFoundError,
-    "BlobAlreadyExists": AlreadyExistsError,
-    "ConditionNotMet": AlreadyExistsError,
-    "ContainerNotFound": ConfigError,
-    "ContainerBeingDeleted": UnavailableError,
-    "InvalidBlockList": UnavailableError,  # a second writer's commit dropped our blocks: the whole put may be tried again
-    "InvalidResourceName": ConfigError,
-    "ServerBusy": UnavailableError,
-    "OperationTimedOut": UnavailableError,
-    "AuthenticationFailed": PermissionDeniedError,
-    "NoAuthenticationInformation": PermissionDeniedError,
-}
-_KINDS_BY_STATUS: dict[int, type[BackendError]] = {
-    HTTPStatus.UNAUTHORIZED: PermissionDeniedError,
-    HTTPStatus.FORBIDDEN: PermissionDeniedError,
-    HTTPStatus.NOT_FOUND: NotFoundError,
-    HTTPStatus.REQUEST_TIMEOUT: UnavailableError,
-    HTTPStatus.TOO_MANY_REQUESTS: UnavailableError,
-}
 
 
 class AzureBackend(Backend):
@@ -93,9 +72,9 @@ class AzureBackend(Backend):
     capabilities = Capabilities(put_if_absent=True, timestamps=True, atomic_put=True)
     part_size = 8 << 20
 
-    def __init__(self, place: AzurePlace) -> None:
-        """Prepare; nothing is sent."""
-        super().__init__()
+    def __init__(self, place: AzurePlace, *, stats: Stats | None = None) -> None:
+        """Prepare; nothing is sent. Requests are counted in `stats` where it is given."""
+        super().__init__(stats)
         self.scheme, self.url, self._place = place.scheme, place.url, place
         self._filesystems = PerProcess(partial(open_filesystem, place, self.stats))
 
@@ -127,7 +106,7 @@ class AzureBackend(Backend):
         """Write an object whole; on failure no part of it is seen."""
         check_key(key)
         check_put(timestamp_ms)
-        about: dict[str, Any] = {"content_settings": ContentSettings("application/octet-stream")}
+        about: dict[str, Any] = {"content_settings": ContentSettings(CONTENT_TYPE)}
         if timestamp_ms is not None:
             about["metadata"] = {TIMESTAMP_NAME: rfc3339.format_ms(timestamp_ms)}
         if if_absent:
@@ -283,34 +262,13 @@ class AzureBackend(Backend):
         code = getattr(error, "error_code", None) or ""
         code = str(getattr(code, "value", code))
         status = error.status_code or 0
-        kind = _KINDS.get(code) or _KINDS_BY_STATUS.get(status)
-        if kind is None and isinstance(
-            error, ClientAuthenticationError
-        ):  # the credential chain: nothing was asked
-            reason = str(error.message).partition("\n")[0]
+        if not code and not status and isinstance(error, ClientAuthenticationError):
+            reason = str(error.message).partition("\n")[0]  # of the credential chain: nothing was asked
             return PermissionDeniedError(
-                f"{self.url}: no credential was found ({reason}); {_SET_CREDENTIALS}", key=key
+                f"{self.url}: no credential was found ({reason}); {SET_CREDENTIALS}", key=key
             )
-        kind = kind or (UnavailableError if status >= 500 else BackendError)
-        said = f"{self.url}: {status} {code or error.reason or ''}".rstrip()
-        if kind is NotFoundError and key is None:
-            return ConfigError(
-                f"{said}: no container is listed at {self._place.endpoint}: correct the endpoint"
-            )
-        if kind is NotFoundError:
-            return NotFoundError(f"{self.url} has no object {key}", key=key)
-        if kind is AlreadyExistsError:
-            return AlreadyExistsError(f"{self.url} has an object {key}", key=key)
-        if kind is PermissionDeniedError:
-            return PermissionDeniedError(
-                f"{said}: {self._place.tried} was tried; {_SET_CREDENTIALS}", key=key
-            )
-        if code == "ContainerNotFound":
-            return ConfigError(f"{self.url}: there is no such container", key=key)
-        if kind is UnavailableError:
-            wait = getattr(error.response, "headers", {}).get("Retry-After", "")
-            return UnavailableError(said, key=key, retry_after_s=float(wait) if wait.isdecimal() else None)
-        return kind(said, key=key)
+        wait = getattr(error.response, "headers", {}).get("Retry-After", "")
+        return of_answer(self._place, key, status, code or error.reason or "", wait)
 
     def _of_failure(self, error: Exception, key: str | None) -> BackendError:
         where = f"{self.url} at {self._place.endpoint} does not answer"
@@ -326,12 +284,6 @@ class AzureBackend(Backend):
         if isinstance(error, IncompleteReadError):
             return UnavailableError(f"{where}: the answer was cut short", key=key)
         return UnavailableError(f"{where}: {getattr(error, 'message', error)}", key=key)
-
-
-_SET_CREDENTIALS = (
-    "set account_key, sas_token or connection_string, or LITESTREAM_AZURE_ACCOUNT_KEY, LITESTREAM_AZURE_SAS_TOKEN or "
-    "AZURE_STORAGE_CONNECTION_STRING, or log in with `az login`"
-)
 
 
 async def _upload(blob: BlobClient, data: bytes, about: dict[str, Any]) -> None:

@@ -203,8 +203,13 @@ class Backend(ABC):
     stats: Stats
     """Requests and bytes so far."""
 
-    def __init__(self) -> None:
-        self.stats = Stats()
+    def __init__(self, stats: Stats | None = None) -> None:
+        """Prepare.
+
+        Args:
+            stats: Where to count; a new one where none is given.
+        """
+        self.stats = stats or Stats()
         self._pool: ThreadPoolExecutor | None = None
         self._pool_owner = 0
 

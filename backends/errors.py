@@ -60,6 +60,7 @@ class UnavailableError(BackendError):
     Attributes:
         retry_after_s: Seconds the service asked to wait; None where it named none.
         reached: False where no connection could be made, so that nothing was sent.
+        silent: The service did not answer in time and has never answered before: it may not be one.
     """
 
     def __init__(
@@ -69,10 +70,12 @@ class UnavailableError(BackendError):
         key: str | None = None,
         retry_after_s: float | None = None,
         reached: bool = True,
+        silent: bool = False,
     ) -> None:
         super().__init__(message, key=key)
         self.retry_after_s = retry_after_s
         self.reached = reached
+        self.silent = silent
 
 
 class UnsupportedError(BackendError):

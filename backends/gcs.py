@@ -10,7 +10,7 @@ import builtins
 import json
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -20,13 +20,13 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from fsspec.asyn import sync
 
 from backends import rfc3339
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_put, check_range, cut
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range, cut
 from backends.errors import BackendError, ConfigError, NotFoundError, UnavailableError
 from backends.gcs_requests import Answer, GCSRequests, emulator
 from backends.keys import check_key, check_keys, check_prefix, is_key
 from backends.retrying import Retry
 
-__all__ = ["GCSBackend"]
+__all__ = ["TIMESTAMP_NAME", "GCSBackend", "parse"]
 
 TIMESTAMP_NAME = "litestream-timestamp"
 """User metadata, where Litestream looks for it too."""
@@ -63,6 +63,7 @@ class GCSBackend(Backend):
         project: str = "",
         token: object = None,
         requester_pays: object = False,
+        stats: Stats | None = None,
     ) -> None:
         """Prepare; nothing is sent.
 
@@ -75,20 +76,21 @@ class GCSBackend(Backend):
             token: A service account's file, its content as a mapping, a `google.auth` credentials object, or `anon`;
                 None for the default credentials, or for none at an endpoint of one's own.
             requester_pays: True, or the name of the project that pays.
+            stats: Where to count.
         """
-        super().__init__()
+        super().__init__(stats)
         self.scheme = scheme
-        self._root = f"{root.strip('/')}/" if root.strip("/") else ""
-        self.url = f"{scheme}://{bucket}/{self._root}".rstrip("/")
-        self._endpoint = (endpoint or emulator()).rstrip("/")
+        self.root = f"{root.strip('/')}/" if root.strip("/") else ""
+        self.url = f"{scheme}://{bucket}/{self.root}".rstrip("/")
+        self.endpoint = (endpoint or emulator()).rstrip("/")
         if isinstance(token, str) and token.endswith(".json") and not os.path.exists(token):
             raise ConfigError(f"{self.url}: there is no file {token} to read the credentials from")
         options = {
             "project": project,
-            "token": token or ("anon" if self._endpoint else "google_default"),
+            "token": token or ("anon" if self.endpoint else "google_default"),
             "requester_pays": requester_pays,
         }
-        self._requests = GCSRequests(bucket, options, self._endpoint, self.stats)
+        self.requests = GCSRequests(bucket, options, self.endpoint, self.stats)
         self._bucket_seen = False
 
     @classmethod
@@ -98,25 +100,14 @@ class GCSBackend(Backend):
         Options, also in the query: `endpoint`, `project`, `token` (a service account's file, or `anon`),
         `requester_pays`. Environment: GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST.
         """
-        parts = urlsplit(url)
-        given = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **options}
-        if unknown := sorted(set(given) - set(_OPTIONS)):
-            raise ConfigError(f"{parts.scheme}:// takes {', '.join(_OPTIONS)}, not {', '.join(unknown)}")
-        if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc:
-            raise ConfigError(f"the URL names no bucket: write {parts.scheme}://bucket/path")
-        if given.get("requester_pays") in ("true", "false"):  # other words name a project
-            given["requester_pays"] = given["requester_pays"] == "true"
-        endpoint = str(given.pop("endpoint", ""))
-        if endpoint and not endpoint.startswith(("http://", "https://")):
-            raise ConfigError(f"an endpoint begins with http:// or https://, unlike {endpoint}")
-        return cls(parts.netloc, unquote(parts.path), scheme=parts.scheme, endpoint=endpoint, **given)  # type: ignore[arg-type]
+        return cls(**parse(url, options))
 
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read bytes `[start, end)` of an object; a range that depends on its size costs a `head`."""
         check_range(end)
         name = self._name(key)
         with self._about(key):
-            return cast("bytes", sync(self._requests.loop, self._read, name, start, end))
+            return cast("bytes", sync(self.requests.loop, self._read, name, start, end))
 
     def get_ranges(self, pieces: Sequence[Piece]) -> Sequence[bytes]:
         """Read many ranges, 32 of them at once; the answers are in the order asked."""
@@ -136,7 +127,7 @@ class GCSBackend(Backend):
         async def read_all() -> builtins.list[bytes | BackendError]:
             return await asyncio.gather(*map(read, names, pieces))
 
-        found: builtins.list[bytes | BackendError] = sync(self._requests.loop, read_all)
+        found: builtins.list[bytes | BackendError] = sync(self.requests.loop, read_all)
         for answer in found:
             if isinstance(answer, BackendError):
                 with self._about(answer.key):
@@ -152,7 +143,7 @@ class GCSBackend(Backend):
         condition = {"ifGenerationMatch": "0"} if if_absent else {}
         size = _size(data)
         with self._about(key):
-            if size <= self.part_size or (if_absent and self._endpoint):
+            if size <= self.part_size or (if_absent and self.endpoint):
                 self._upload_whole(about, condition, data, size)
             else:
                 self._upload_parts(about, condition, data, size)
@@ -162,25 +153,25 @@ class GCSBackend(Backend):
         with self._about(key):
             return self._info(
                 key,
-                self._requests.ask("head", "GET", _path(self._name(key)), params={"fields": _FIELDS}).json(),
+                self.requests.ask("head", "GET", _path(self._name(key)), params={"fields": _FIELDS}).json(),
             )
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order; all of them are held in memory."""
         asked = {
-            "prefix": self._root + check_prefix(prefix),
+            "prefix": self.root + check_prefix(prefix),
             "maxResults": "1000",
             "fields": f"nextPageToken,items({_FIELDS})",
         }
         if start_after:
-            asked["startOffset"] = self._root + start_after
+            asked["startOffset"] = self.root + start_after
         found: builtins.list[ObjectInfo] = []
         while True:
             with self._about(None):
-                page = self._requests.ask("list", "GET", "/o", params=asked).json()
+                page = self.requests.ask("list", "GET", "/o", params=asked).json()
             self._bucket_seen = True
             for item in page.get("items", ()):
-                key = item["name"].removeprefix(self._root)
+                key = item["name"].removeprefix(self.root)
                 if key > start_after and is_key(key):
                     found.append(self._info(key, item))
             if not page.get("nextPageToken"):
@@ -195,7 +186,7 @@ class GCSBackend(Backend):
         async def delete(name: str) -> BackendError | None:
             async with limit:
                 try:
-                    await self._requests.send("delete", "DELETE", _path(name), accept=(404,))
+                    await self.requests.send("delete", "DELETE", _path(name), accept=(404,))
                 except BackendError as error:
                     error.key = names[name]
                     return error
@@ -204,17 +195,17 @@ class GCSBackend(Backend):
         async def delete_all() -> builtins.list[BackendError | None]:
             return await asyncio.gather(*map(delete, names))
 
-        for error in sync(self._requests.loop, delete_all) if names else ():
+        for error in sync(self.requests.loop, delete_all) if names else ():
             if error is not None:
                 raise error
 
     def close(self) -> None:
         """Release connections and threads."""
         super().close()
-        self._requests.close()
+        self.requests.close()
 
     def _name(self, key: str) -> str:
-        return self._root + check_key(key)
+        return self.root + check_key(key)
 
     async def _read(self, name: str, start: int, end: int | None) -> bytes:
         if start < 0 and end is not None:
@@ -224,7 +215,7 @@ class GCSBackend(Backend):
             return b""
         span = f"bytes={start}-{'' if end is None else end - 1}" if start >= 0 else f"bytes={start}"
         headers = {"Range": span} if start or end is not None else {}
-        answer = await self._requests.send(
+        answer = await self.requests.send(
             "get", "GET", _path(name), params={"alt": "media"}, headers=headers, accept=(416,)
         )
         data = b"" if answer.status == 416 else answer.body
@@ -233,7 +224,7 @@ class GCSBackend(Backend):
 
     async def _size(self, name: str) -> int:
         return int(
-            (await self._requests.send("head", "GET", _path(name), params={"fields": "size"})).json()["size"]
+            (await self.requests.send("head", "GET", _path(name), params={"fields": "size"})).json()["size"]
         )
 
     def _info(self, key: str, found: dict[str, Any]) -> ObjectInfo:
@@ -267,7 +258,7 @@ class GCSBackend(Backend):
             yield after
 
         try:
-            self._requests.ask(
+            self.requests.ask(
                 "put",
                 "POST",
                 "/o",
@@ -289,7 +280,7 @@ class GCSBackend(Backend):
             "X-Upload-Content-Type": _TYPE,
             "X-Upload-Content-Length": str(size),
         }
-        started = self._requests.ask(
+        started = self.requests.ask(
             "start_upload",
             "POST",
             "/o",
@@ -301,14 +292,14 @@ class GCSBackend(Backend):
         try:
             start = 0
             for part in cut(data, self.part_size):
-                _Part(self._requests, place, part, start, size).send(resume=not self._endpoint)
+                _Part(self.requests, place, part, start, size).send(resume=not self.endpoint)
                 start += len(part)
                 self.stats.count(sent=len(part))
         except NotFoundError as error:
             raise UnavailableError(f"{self.url}: the service forgot the upload of {about['name']}") from error
         except BaseException:
             with suppress(BackendError):
-                self._requests.ask("cancel_upload", "DELETE", place, accept=range(300, 600))
+                self.requests.ask("cancel_upload", "DELETE", place, accept=range(300, 600))
             raise
 
     @contextmanager
@@ -326,7 +317,7 @@ class GCSBackend(Backend):
         self._bucket_seen = True
 
     def _look_for_bucket(self) -> None:
-        answer: Answer = self._requests.ask(
+        answer: Answer = self.requests.ask(
             "list", "GET", "/o", params={"maxResults": "1", "fields": "kind"}, accept=(403, 404)
         )
         if answer.status == 404:
@@ -340,7 +331,7 @@ class _Part:
     def __init__(
         self, requests: GCSRequests, place: str, part: bytes | memoryview, start: int, total: int
     ) -> None:
-        self._requests = requests
+        self.requests = requests
         self._place = place
         self._part = part
         self._start = start
@@ -367,13 +358,39 @@ class _Part:
 
     def _put(self, kind: str, span: str, body: bytes) -> int:
         headers = {"Content-Range": span}
-        answer = self._requests.ask(
+        answer = self.requests.ask(
             kind, "PUT", self._place, headers=headers, body=body, accept=(_INCOMPLETE,)
         )
         if answer.status != _INCOMPLETE:
             return self._total
         last = answer.headers.get("Range", "").rpartition("-")[2]
         return int(last) + 1 if last else 0
+
+
+def parse(url: str, options: Mapping[str, object]) -> dict[str, Any]:
+    """Return what a URL and options say, as `GCSBackend` takes it.
+
+    Raises:
+        ConfigError: One of them is wrong.
+    """
+    parts = urlsplit(url)
+    given = {**dict(parse_qsl(parts.query, keep_blank_values=True)), **options}
+    if unknown := sorted(set(given) - set(_OPTIONS)):
+        raise ConfigError(f"{parts.scheme}:// takes {', '.join(_OPTIONS)}, not {', '.join(unknown)}")
+    if not parts.netloc or "@" in parts.netloc or ":" in parts.netloc:
+        raise ConfigError(f"the URL names no bucket: write {parts.scheme}://bucket/path")
+    if given.get("requester_pays") in ("true", "false"):  # other words name a project
+        given["requester_pays"] = given["requester_pays"] == "true"
+    endpoint = str(given.pop("endpoint", ""))
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise ConfigError(f"an endpoint begins with http:// or https://, unlike {endpoint}")
+    place = {
+        "bucket": parts.netloc,
+        "root": unquote(parts.path),
+        "scheme": parts.scheme,
+        "endpoint": endpoint,
+    }
+    return place | given
 
 
 def _path(name: str) -> str:

@@ -162,8 +162,22 @@ class GCSRequests:
         except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
             raise self._failure(error) from error
         if answer.status >= 300 and answer.status not in accept:
-            raise self._refusal(answer, what)
+            raise self.refusal(answer, what)
         return answer
+
+    def token(self) -> str:
+        """Return what to log in with, renewed where it runs out soon; "" where nobody logs in.
+
+        Raises:
+            BackendError: There are no credentials, or they cannot be renewed.
+        """
+        filesystem = self._filesystem()
+        try:
+            sync(filesystem.loop, self._renew, filesystem)
+        except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
+            raise self._failure(error) from error
+        credentials = filesystem.credentials.credentials
+        return "" if credentials is None else str(credentials.token)
 
     def close(self) -> None:
         """Close this process's connections; the next request opens new ones."""
@@ -190,7 +204,15 @@ class GCSRequests:
         return filesystem
 
     async def _session(self, filesystem: GCSFileSystem) -> aiohttp.ClientSession:
-        """Return the connected session; a token that runs out is renewed first, beside the event loop."""
+        """Return the connected session; a token that runs out is renewed first."""
+        await self._renew(filesystem)
+        await filesystem._set_session()
+        session: aiohttp.ClientSession = filesystem.session
+        session._retry_connection = False  # aiohttp would send a lost PUT again in secret
+        return session
+
+    async def _renew(self, filesystem: GCSFileSystem) -> None:
+        """Renew a token that runs out soon, beside the event loop."""
         if filesystem.credentials.credentials is not None and not filesystem.credentials._credentials_valid(
             300
         ):
@@ -201,10 +223,6 @@ class GCSRequests:
                 raise auth.TransportError(f"silent for {_LOGIN_TIMEOUT_S} s") from error  # type: ignore[no-untyped-call]
             except (HttpError, NonRetryableError) as error:  # gcsfs hides what Google's library said
                 raise error.__cause__ or error from None
-        await filesystem._set_session()
-        session: aiohttp.ClientSession = filesystem.session
-        session._retry_connection = False  # aiohttp would send a lost PUT again in secret
-        return session
 
     def _url(self, filesystem: GCSFileSystem, what: str, params: Mapping[str, str]) -> URL:
         if what.startswith("http"):
@@ -217,7 +235,8 @@ class GCSRequests:
     def _place(self) -> str:
         return f"gs://{self._bucket}" + (f" at {self._endpoint}" if self._endpoint else "")
 
-    def _refusal(self, answer: Answer, what: str) -> BackendError:
+    def refusal(self, answer: Answer, what: str) -> BackendError:
+        """Say in our terms what the service answered to a request about this path."""
         found = answer.json().get("error", {})
         text = found.get("message", "") if isinstance(found, dict) else str(found)
         said = f"{self._place()}: {answer.status} {text or HTTPStatus(answer.status).phrase}"

@@ -1,14 +1,17 @@
 """From a URL to its backend: which class serves a scheme, imported when it is first used."""
 
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import NamedTuple
 
 from backends.base import Backend
-from backends.errors import ConfigError, MissingDependencyError, UnknownSchemeError
+from backends.errors import ConfigError, MissingDependencyError, UnknownSchemeError, UnsupportedError
 
 __all__ = ["ENTRY_POINT_GROUP", "open_backend", "register", "schemes"]
 
@@ -26,17 +29,25 @@ _FAULTY = "faulty+"
 class _Entry(NamedTuple):
     target: str
     extra: str = ""
+    fast: str = ""
+    """The class that serves it where obstore is installed too, as far as obstore can."""
 
+
+_AZURE = _Entry("backends.azure:AzureBackend", "azure", "backends.obstore_azure:ObstoreAzureBackend")
+_GCS = _Entry("backends.gcs:GCSBackend", "gcs", "backends.obstore_gcs:ObstoreGCSBackend")
+_S3 = _Entry("backends.s3:S3Backend", "s3", "backends.obstore_s3:ObstoreS3Backend")
+_LIBRARIES = {"azure": "adlfs", "gcs": "gcsfs", "s3": "s3fs"}
+"""What the extras bring that obstore does not replace."""
 
 _entries: dict[str, _Entry] = {
-    "abfs": _Entry("backends.azure:AzureBackend", "azure"),
-    "abs": _Entry("backends.azure:AzureBackend", "azure"),
-    "az": _Entry("backends.azure:AzureBackend", "azure"),
+    "abfs": _AZURE,
+    "abs": _AZURE,
+    "az": _AZURE,
     "file": _Entry("backends.local:LocalBackend"),
-    "gcs": _Entry("backends.gcs:GCSBackend", "gcs"),
-    "gs": _Entry("backends.gcs:GCSBackend", "gcs"),
+    "gcs": _GCS,
+    "gs": _GCS,
     "memory": _Entry("backends.memory:MemoryBackend"),
-    "s3": _Entry("backends.s3:S3Backend", "s3"),
+    "s3": _S3,
     "sftp": _Entry("backends.sftp:SFTPBackend", "sftp"),
     "webdav": _Entry("backends.webdav:WebDAVBackend", "webdav"),
     "webdavs": _Entry("backends.webdav:WebDAVBackend", "webdav"),
@@ -73,8 +84,9 @@ def register(scheme: str, target: str, *, extra: str = "") -> None:
 def open_backend(url: str, **options: object) -> Backend:
     """Open the backend that a URL names; a plain path is a local folder. Nothing is sent yet.
 
-    A scheme that is not registered goes to fsspec where fsspec knows it, chained URLs included. `faulty+` before a
-    scheme opens its backend with faults.
+    S3, Google and Azure are asked through obstore where it is installed and can do what is asked for. A scheme that is
+    not registered goes to fsspec where fsspec knows it, chained URLs included. `faulty+` before a scheme opens its
+    backend with faults.
 
     Args:
         url: Such as `s3://bucket/app?region=eu-west-1`, `file:///backups/app` or `backups/app`.
@@ -89,20 +101,10 @@ def open_backend(url: str, **options: object) -> Backend:
     _check_spelling(url)
     scheme = match[1].lower() if match else "file"
     entry = _entry(scheme, chained=bool(match and _CHAIN.search(url)))
-    module_name, _, class_name = entry.target.partition(":")
-    try:
-        module = import_module(module_name)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if not entry.extra or missing == module_name.partition(".")[0]:
-            raise  # our own import is broken: that is no missing library
-        raise MissingDependencyError(
-            f"{scheme}:// needs the package {missing}: pip install 'ltx[{entry.extra}]'"
-        ) from error
-    if not hasattr(module, class_name):
-        raise ConfigError(f"{scheme}:// is registered as {entry.target}, but there is no such class")
-    backend: Backend = getattr(module, class_name).from_url(url, **options)
-    return backend
+    if entry.fast and _installed("obstore") and _installed(_LIBRARIES[entry.extra]):
+        with suppress(UnsupportedError):  # what obstore cannot do is for the library alone
+            return _load(scheme, entry.fast, entry.extra).from_url(url, **options)
+    return _load(scheme, entry.target, entry.extra).from_url(url, **options)
 
 
 def _check_spelling(url: str) -> None:
@@ -113,6 +115,27 @@ def _check_spelling(url: str) -> None:
         raise ConfigError(
             f"a URL has two slashes: write {found[1]}://{place}, or ./{url} for a folder of that name"
         )
+
+
+def _installed(name: str) -> bool:
+    return sys.modules.get(name) is not None or find_spec(name) is not None
+
+
+def _load(scheme: str, target: str, extra: str) -> type[Backend]:
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if not extra or missing == module_name.partition(".")[0]:
+            raise  # our own import is broken: that is no missing library
+        raise MissingDependencyError(
+            f"{scheme}:// needs the package {missing}: pip install 'ltx[{extra}]'"
+        ) from error
+    if not hasattr(module, class_name):
+        raise ConfigError(f"{scheme}:// is registered as {target}, but there is no such class")
+    found: type[Backend] = getattr(module, class_name)
+    return found
 
 
 def _entry(scheme: str, *, chained: bool) -> _Entry:

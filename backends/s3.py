@@ -12,32 +12,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from itertools import takewhile
 from typing import Self
 
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from backends import rfc3339
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_put, check_range
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range
 from backends.errors import BackendError, NotFoundError, PermissionDeniedError, UnsupportedError
 from backends.keys import check_key, check_keys, check_prefix, is_key
 from backends.per_process import PerProcess
 from backends.retrying import Retry
-from backends.s3_errors import of_answer, status_of, translated
+from backends.s3_errors import status_of, translated
 from backends.s3_filesystem import close_filesystem, open_filesystem
 from backends.s3_place import READS, S3Place, parse
+from backends.s3_protocol import CONTENT_TYPE, TIMESTAMP_NAME, begin_early, of_answer
 from backends.s3_upload import PATIENCE_S, Params, size_of, upload_parts, upload_whole
 
 __all__ = ["S3Backend"]
 
-TIMESTAMP_NAME = "litestream-timestamp"
-"""User metadata, where Litestream looks for it too."""
-
 _MOST_PARTS = 10_000
 _LARGEST_PUT = 5 << 30
 _DELETE_BATCH = 1000
-_CONTENT_TYPE = "application/octet-stream"
 
 
 class S3Backend(Backend):
@@ -54,9 +50,9 @@ class S3Backend(Backend):
     scheme = "s3"
     capabilities = Capabilities(put_if_absent=True, timestamps=True, atomic_put=True)
 
-    def __init__(self, place: S3Place) -> None:
-        """Open a place; nothing is sent yet."""
-        super().__init__()
+    def __init__(self, place: S3Place, *, stats: Stats | None = None) -> None:
+        """Open a place; nothing is sent yet. Requests are counted in `stats` where it is given."""
+        super().__init__(stats)
         self.url = place.url
         self.place = place
         self._filesystems = PerProcess(lambda: open_filesystem(place, self.stats))
@@ -129,7 +125,7 @@ class S3Backend(Backend):
     def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
         """Write an object whole; on failure no part of it is left."""
         check_put(timestamp_ms)
-        about: Params = {"Key": self._name(key), "ContentType": _CONTENT_TYPE}
+        about: Params = {"Key": self._name(key), "ContentType": CONTENT_TYPE}
         if timestamp_ms is not None:
             about["Metadata"] = {TIMESTAMP_NAME: rfc3339.format_ms(timestamp_ms)}
         condition = {"IfNoneMatch": "*"} if if_absent else {}
@@ -174,7 +170,7 @@ class S3Backend(Backend):
         """
         root = self.place.root
         asked = {"Prefix": root + check_prefix(prefix)}
-        if begin := _begin_early(start_after):
+        if begin := begin_early(start_after):
             asked["StartAfter"] = root + begin
         found: list[ObjectInfo] = []
         while True:
@@ -247,14 +243,3 @@ async def _read(filesystem: S3FileSystem, bucket: str, name: str, span: str) -> 
     if span and "ContentRange" not in answer:
         raise UnsupportedError(f"the service of the bucket {bucket} answers a range with the whole object")
     return data
-
-
-def _begin_early(start_after: str) -> str:
-    """Return a name after which a service surely lists all that follows `start_after` in key order.
-
-    A service that goes folder by folder takes `/` for the smallest character, so what follows is in its order only
-    as far as the name has no character below `/`; and after `a` it leaves out `a/b`, hence one character less,
-    which itself is above `/`.
-    """
-    safe = "".join(takewhile(lambda character: character >= "/", start_after))
-    return safe if safe.endswith("/") else safe[:-1]

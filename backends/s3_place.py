@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urls
 from backends.errors import ConfigError
 from backends.keys import check_key
 
-__all__ = ["READS", "S3Place", "parse"]
+__all__ = ["READS", "S3Place", "parse", "usual_config"]
 
 PART_SIZE = 8 << 20
 """Bytes of one part of an upload. 10,000 of them are 78 GiB; larger files get larger parts."""
@@ -238,17 +238,7 @@ def _filesystem(
         s3["addressing_style"] = "virtual" if path_style is False else "path"
     if (signed := _truth(query, "signPayload")) is not None:
         s3["payload_signing_enabled"] = signed
-    config: dict[str, object] = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        "retries": {"max_attempts": 0},  # a retry is a wrapper's business
-        "max_pool_connections": READS,
-    }
-    if endpoint:  # checksums that not every service knows
-        config |= {
-            "request_checksum_calculation": "when_required",
-            "response_checksum_validation": "when_required",
-        }
+    config = usual_config(endpoint)
     given = _mapping(options, "config_kwargs")
     config |= given | {"s3": s3 | _mapping(given, "s3")}
     client: dict[str, object] = {"region_name": region} if region else {}
@@ -261,6 +251,23 @@ def _filesystem(
         "config_kwargs": config,
         "s3_additional_kwargs": _object_options(query) | _mapping(options, "s3_additional_kwargs"),
     }
+
+
+def usual_config(endpoint: str) -> dict[str, object]:
+    """Return the configuration of botocore's client for an endpoint, where nobody asks for another."""
+    config: dict[str, object] = {
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "read_timeout": READ_TIMEOUT_S,
+        "retries": {"max_attempts": 0},  # a retry is a wrapper's business
+        "max_pool_connections": READS,
+        "s3": {},
+    }
+    if endpoint:  # checksums that not every service knows
+        config |= {
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+    return config
 
 
 def _credentials(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import backends
-from backends import Capabilities, azure_account, gcs, s3_place, sftp_connection, webdav
+from backends import Capabilities, azure_place, gcs, s3_place, sftp_connection, webdav
 from backends.base import Backend
 
 GUIDE = Path(__file__).parents[1] / "docs/guide"
@@ -20,7 +20,7 @@ PAGES = {
     "storage-webdav.md": "backends.webdav:WebDAVBackend",
 }
 OPTIONS = {
-    "storage-azure.md": azure_account._OPTIONS,
+    "storage-azure.md": azure_place._OPTIONS,
     "storage-gcs.md": gcs._OPTIONS,
     "storage-s3.md": (*s3_place._OPTIONS, *s3_place._PUBLIC, *s3_place._SECRET[:4]),
     "storage-sftp.md": sftp_connection._OPTIONS,

@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 from azure.storage.blob import AccountSasPermissions, ResourceTypes, generate_account_sas
 
-from backends import Backend, azure_account, open_backend
+from backends import Backend, azure_account
 from backends.azure import AzureBackend
-from backends.azure_account import AzurePlace
+from backends.azure_place import AzurePlace
 from backends.errors import (
     AlreadyExistsError,
     ConfigError,
@@ -20,6 +20,7 @@ from backends.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from backends.obstore_azure import ObstoreAzureBackend
 from backends.testing import BackendContract, content
 from tests.servers.azure import ACCOUNT, ACCOUNT_KEY, AzureServer, azurite
 from tests.servers.faults import Fault, FaultyProxy, faulty_proxy
@@ -37,6 +38,7 @@ class TestAzure(BackendContract):
     schemes = ("abfs", "abs", "az")
     part_size = 1 << 20
     secrets = (ACCOUNT_KEY,)
+    kind: type[Backend] = AzureBackend
 
     @pytest.fixture
     def backend(self, server: AzureServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
@@ -47,12 +49,16 @@ class TestAzure(BackendContract):
 
     def reopen(self, backend: Backend | None) -> Backend:
         url = f"abs://{self.server.account}@{CONTAINER}/{quote(self.root)}?endpoint={self.server.endpoint}"
-        return open_backend(url, account_key=self.server.key)
+        return self.kind.from_url(url, account_key=self.server.key)
 
     def raw_get(self, backend: Backend, key: str) -> bytes:
         with self.server.client as client:
             data: bytes = client.get_blob_client(CONTAINER, f"{self.root}/{key}").download_blob().readall()
             return data
+
+
+class TestObstoreAzure(TestAzure):
+    kind = ObstoreAzureBackend
 
 
 @pytest.fixture(autouse=True)
@@ -92,11 +98,11 @@ def test_logins(server: AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:
     named = f"abs://{ACCOUNT}@{CONTAINER}/login"
     query = f"endpoint={server.endpoint}"
     opened: list[Callable[[], Backend]] = [
-        lambda: open_backend(where, connection_string=server.connection_string),
-        lambda: open_backend(named, connection_string=server.connection_string),
-        lambda: open_backend(f"{named}?{query}&account_key={quote(ACCOUNT_KEY)}"),
-        lambda: open_backend(f"{where}?{query}&account_name={ACCOUNT}&sas_token={quote(sas)}"),
-        lambda: open_backend(f"{named}?{query}", sas_token=f"?{sas}"),
+        lambda: AzureBackend.from_url(where, connection_string=server.connection_string),
+        lambda: AzureBackend.from_url(named, connection_string=server.connection_string),
+        lambda: AzureBackend.from_url(f"{named}?{query}&account_key={quote(ACCOUNT_KEY)}"),
+        lambda: AzureBackend.from_url(f"{where}?{query}&account_name={ACCOUNT}&sas_token={quote(sas)}"),
+        lambda: AzureBackend.from_url(f"{named}?{query}", sas_token=f"?{sas}"),
     ]
     for number, make in enumerate(opened):
         with make() as backend:
@@ -115,7 +121,7 @@ def test_logins(server: AzureServer, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
             patch.setenv("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
-            with open_backend(f"{where}?{query}") as backend, pytest.raises(NotFoundError):
+            with AzureBackend.from_url(f"{where}?{query}") as backend, pytest.raises(NotFoundError):
                 backend.get("missing")
 
 
@@ -162,7 +168,7 @@ def test_urls(url: str, account: str, container: str, root: str, endpoint: str) 
 )
 def test_wrong_urls(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        open_backend(url)
+        AzureBackend.from_url(url)
     assert "hidden" not in str(caught.value)
     assert "c2Vj" not in str(caught.value)
 
@@ -173,7 +179,7 @@ def test_an_explicit_login_wins_over_the_environment(
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=other;AccountKey=b3RoZXI=")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "b3RoZXI=")
     url = f"abs://{ACCOUNT}@{CONTAINER}/x?endpoint={server.endpoint}"
-    with open_backend(url, account_key=ACCOUNT_KEY) as backend:
+    with AzureBackend.from_url(url, account_key=ACCOUNT_KEY) as backend:
         backend.put("k", b"x")
         assert backend.get("k") == b"x"
 
@@ -191,7 +197,7 @@ def test_refused_logins(server: AzureServer, monkeypatch: pytest.MonkeyPatch) ->
     ]
     for options, said in tries:
         with (
-            open_backend(url, **options) as backend,
+            AzureBackend.from_url(url, **options) as backend,
             pytest.raises(PermissionDeniedError, match=said) as caught,
         ):
             backend.put("k", b"x")
@@ -199,14 +205,14 @@ def test_refused_logins(server: AzureServer, monkeypatch: pytest.MonkeyPatch) ->
         assert wrong not in shown
         assert "sig=" not in shown
         assert "LITESTREAM_AZURE_ACCOUNT_KEY" in shown
-    with open_backend(url, sas_token=reading) as backend:
+    with AzureBackend.from_url(url, sas_token=reading) as backend:
         assert list(backend.list()) == list(backend.list())
 
 
 def test_default_credentials_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """The chain looks everywhere, and says in one line that it found nothing."""
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
-    with open_backend(f"abs://{ACCOUNT}@{CONTAINER}/x") as backend:
+    with AzureBackend.from_url(f"abs://{ACCOUNT}@{CONTAINER}/x") as backend:
         began = time.monotonic()
         with pytest.raises(PermissionDeniedError, match=r"no credential was found.*az login") as caught:
             backend.get("k")
@@ -225,7 +231,7 @@ def test_missing_container(server: AzureServer) -> None:
         lambda backend: backend.delete(["k"]),
     ]
     url = f"abs://{ACCOUNT}@absent/x?endpoint={server.endpoint}"
-    with open_backend(url, account_key=ACCOUNT_KEY) as backend:
+    with AzureBackend.from_url(url, account_key=ACCOUNT_KEY) as backend:
         for call in calls:
             with pytest.raises(ConfigError, match=f"abs://{ACCOUNT}@absent/x: there is no such container"):
                 call(backend)
@@ -237,7 +243,7 @@ def test_an_endpoint_that_is_no_blob_service(server: AzureServer) -> None:
         endpoint = f"http://127.0.0.1:{proxy.port}/{ACCOUNT}"
         url = f"abs://{ACCOUNT}@{CONTAINER}/x?endpoint={endpoint}"
         with (
-            open_backend(url, account_key=ACCOUNT_KEY) as backend,
+            AzureBackend.from_url(url, account_key=ACCOUNT_KEY) as backend,
             pytest.raises(ConfigError, match=f"404.*{endpoint}: correct the endpoint"),
         ):
             list(backend.list())
@@ -250,7 +256,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
-        backend = open_backend(f"abs://a@{CONTAINER}/x?endpoint={endpoint}", account_key=ACCOUNT_KEY)
+        backend = AzureBackend.from_url(f"abs://a@{CONTAINER}/x?endpoint={endpoint}", account_key=ACCOUNT_KEY)
         began = time.monotonic()
         calls: list[Callable[[], object]] = [
             lambda: backend.get("k"),

@@ -11,6 +11,7 @@ from backends.base import Backend
 from backends.fsspec import FsspecBackend
 from backends.local import LocalBackend
 from backends.memory import MemoryBackend
+from backends.obstore_s3 import ObstoreS3Backend
 from backends.registry import open_backend
 from backends.s3 import S3Backend
 from backends.testing import BackendContract
@@ -55,21 +56,26 @@ class TestMemory(BackendContract):
 class TestS3(BackendContract):
     schemes = ("s3",)
     secrets = ("testsecret1234567890",)
+    kind: type[ObstoreS3Backend | S3Backend] = S3Backend
 
     @pytest.fixture
     def backend(self, s3_server: S3Server, s3_url: str) -> Iterator[Backend]:
         self.server = s3_server
-        with open_backend(s3_url.replace("?", "/a root%2541?"), **s3_server.options) as backend:
+        with self.kind.from_url(s3_url.replace("?", "/a root%2541?"), **s3_server.options) as backend:
             yield backend
 
     def reopen(self, backend: Backend) -> Backend:
-        return open_backend(backend.url, **self.server.options)
+        return self.kind.from_url(backend.url, **self.server.options)
 
     def raw_get(self, backend: Backend, key: str) -> bytes:
-        assert isinstance(backend, S3Backend)
+        assert isinstance(backend, self.kind)
         name = backend.place.root + key
         body: bytes = self.server.client.get_object(Bucket=self.server.bucket, Key=name)["Body"].read()
         return body
+
+
+class TestObstoreS3(TestS3):
+    kind = ObstoreS3Backend
 
 
 class TestFsspecThatRenames(BackendContract):

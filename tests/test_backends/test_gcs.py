@@ -15,9 +15,10 @@ from typing import ClassVar, Literal
 
 import pytest
 
-from backends import Backend, gcs_requests, open_backend
+from backends import Backend, gcs_requests
 from backends.errors import AlreadyExistsError, ConfigError, PermissionDeniedError, UnavailableError
 from backends.gcs import GCSBackend
+from backends.obstore_gcs import ObstoreGCSBackend
 from backends.testing import BackendContract, content
 from tests.servers.faults import Fault, FaultyProxy, faulty_proxy
 from tests.servers.gcs import fake_gcs
@@ -34,6 +35,7 @@ def endpoint() -> Iterator[str]:
 class TestGCS(BackendContract):
     schemes = ("gs", "gcs")
     part_size = 1 << 20
+    kind: type[Backend] = GCSBackend
 
     @pytest.fixture
     def backend(self, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
@@ -43,13 +45,17 @@ class TestGCS(BackendContract):
             yield backend
 
     def reopen(self, backend: Backend | None) -> Backend:
-        return open_backend(f"gs://{BUCKET}/{urllib.parse.quote(self.root)}", endpoint=self.endpoint)
+        return self.kind.from_url(f"gs://{BUCKET}/{urllib.parse.quote(self.root)}", endpoint=self.endpoint)
 
     def raw_get(self, backend: Backend, key: str) -> bytes:
         name = urllib.parse.quote(f"{self.root}/{key}", safe="")
         with urllib.request.urlopen(f"{self.endpoint}/storage/v1/b/{BUCKET}/o/{name}?alt=media") as answer:
             data: bytes = answer.read()
             return data
+
+
+class TestObstoreGCS(TestGCS):
+    kind = ObstoreGCSBackend
 
 
 @pytest.fixture
@@ -68,11 +74,11 @@ def proxied(endpoint: str) -> Iterator[tuple[GCSBackend, FaultyProxy]]:
 def test_emulator_of_the_environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (endpoint, endpoint.removeprefix("http://")):
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", value)
-        with open_backend(f"gcs://{BUCKET}/env%20x") as backend:
+        with GCSBackend.from_url(f"gcs://{BUCKET}/env%20x") as backend:
             backend.put("k", b"x")
             assert backend.url == f"gcs://{BUCKET}/env x"
             assert backend.get("k") == b"x"
-    with open_backend(f"gs://{BUCKET}?endpoint={endpoint}") as backend:
+    with GCSBackend.from_url(f"gs://{BUCKET}?endpoint={endpoint}") as backend:
         assert "env x/k" in [info.key for info in backend.list()]
 
 
@@ -88,7 +94,7 @@ def test_emulator_of_the_environment(endpoint: str, monkeypatch: pytest.MonkeyPa
 )
 def test_wrong_urls(url: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said) as caught:
-        open_backend(url)
+        GCSBackend.from_url(url)
     assert "secret" not in str(caught.value)
 
 
@@ -96,7 +102,7 @@ def test_who_pays(endpoint: str) -> None:
     for said, asked in (("true", "p"), ("payer", "payer"), ("false", "")):
         with faulty_proxy(int(endpoint.rpartition(":")[2])) as proxy:
             where = f"endpoint=http://127.0.0.1:{proxy.port}&project=p&requester_pays={said}"
-            with open_backend(f"gs://{BUCKET}/x?{where}") as backend:
+            with GCSBackend.from_url(f"gs://{BUCKET}/x?{where}") as backend:
                 list(backend.list())
             assert (f"userProject={asked}" in proxy.seen[-1][1]) == bool(asked)
             assert ("userProject" in proxy.seen[-1][1]) == bool(asked)
@@ -114,7 +120,7 @@ def test_missing_bucket(endpoint: str) -> None:
     ]
     for call in calls:
         with (
-            open_backend("gs://absent/x", endpoint=endpoint) as backend,
+            GCSBackend.from_url("gs://absent/x", endpoint=endpoint) as backend,
             pytest.raises(ConfigError, match="gs://absent/x: there is no such bucket"),
         ):
             call(backend)
@@ -167,7 +173,10 @@ def test_service_account(endpoint: str, account: Path, monkeypatch: pytest.Monke
     with faulty_proxy(int(endpoint.rpartition(":")[2])) as proxy:
         where = f"gs://{BUCKET}/account?endpoint=http://127.0.0.1:{proxy.port}"
         monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(account))
-        for backend in (open_backend(where, token=str(account)), open_backend(where, token="google_default")):
+        for backend in (
+            GCSBackend.from_url(where, token=str(account)),
+            GCSBackend.from_url(where, token="google_default"),
+        ):
             with backend:
                 backend.put("k", b"x")
                 assert backend.get("k") == b"x"
@@ -188,7 +197,7 @@ def test_service_account(endpoint: str, account: Path, monkeypatch: pytest.Monke
 
 def test_refused_service_account(endpoint: str, account: Path) -> None:
     _TokenServer.answer = (400, b'{"error": "invalid_grant", "error_description": "account not found"}')
-    with open_backend(f"gs://{BUCKET}/account", endpoint=endpoint, token=str(account)) as backend:
+    with GCSBackend.from_url(f"gs://{BUCKET}/account", endpoint=endpoint, token=str(account)) as backend:
         for call in (lambda: backend.get("k"), lambda: backend.put("k", b"x")):
             with pytest.raises(PermissionDeniedError, match=r"refused.*invalid_grant"):
                 call()
@@ -200,7 +209,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with (
-        open_backend("gs://bucket/x") as backend,
+        GCSBackend.from_url("gs://bucket/x") as backend,
         pytest.raises(
             PermissionDeniedError, match="no credentials were found; set GOOGLE_APPLICATION_CREDENTIALS"
         ),
@@ -208,7 +217,7 @@ def test_no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
         backend.get("k")
     (tmp_path / "broken.json").write_text("{}")
     with (
-        open_backend("gs://bucket/x", token=str(tmp_path / "broken.json")) as backend,
+        GCSBackend.from_url("gs://bucket/x", token=str(tmp_path / "broken.json")) as backend,
         pytest.raises(ConfigError, match="token cannot be understood"),
     ):
         backend.get("k")
@@ -221,7 +230,7 @@ def test_nobody_listens() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        backend = open_backend(f"gs://{BUCKET}/x", endpoint=endpoint)
+        backend = GCSBackend.from_url(f"gs://{BUCKET}/x", endpoint=endpoint)
         began = time.monotonic()
         calls: list[Callable[[], object]] = [
             lambda: backend.get("k"),
@@ -321,7 +330,7 @@ def uploads() -> Iterator[tuple[GCSBackend, FaultyProxy]]:
         threading.Thread(target=server.serve_forever, args=(0.05,)).start()
         with faulty_proxy(server.server_address[1]) as proxy:
             backend = GCSBackend("bucket", endpoint=f"http://127.0.0.1:{proxy.port}")
-            backend.part_size, backend._endpoint = 1 << 20, ""
+            backend.part_size, backend.endpoint = 1 << 20, ""
             with backend:
                 yield backend, proxy
         server.shutdown()
@@ -357,7 +366,7 @@ def test_real_google_gets_the_condition_with_parts_too(proxied: tuple[GCSBackend
     backend, proxy = proxied
     backend.put("small-emulator", bytes(3 << 20), if_absent=True)
     assert not [path for _, path in proxy.seen if "resumable" in path]
-    backend._endpoint = ""
+    backend.endpoint = ""
     backend.put("large", bytes(3 << 20), if_absent=True)
     assert [path for _, path in proxy.seen if "resumable" in path and "ifGenerationMatch=0" in path]
     proxy.faults.append(Fault("PUT", status=412))

@@ -83,7 +83,7 @@ class TestOurs:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
         )
         loaded = set(done.stdout.split())
-        heavy = "fsspec s3fs gcsfs adlfs sshfs webdav3 requests aiohttp botocore boto3 numpy apsw pytest azure google"
+        heavy = "obstore fsspec s3fs gcsfs adlfs sshfs webdav3 requests aiohttp botocore boto3 numpy apsw pytest azure google"
         assert "backends" in loaded
         assert loaded.isdisjoint(heavy.split())
 

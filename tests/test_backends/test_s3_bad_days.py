@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp.resolver import ThreadedResolver
 
-from backends import s3_filesystem, s3_place
+from backends import obstore, s3_filesystem, s3_place
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -17,7 +17,7 @@ from backends.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from backends.registry import open_backend
+from backends.obstore_s3 import ObstoreS3Backend
 from backends.retrying import Retry, RetryingBackend
 from backends.s3 import S3Backend
 from backends.s3_filesystem import _BoundedResolver
@@ -28,11 +28,15 @@ SECRET = "testsecret1234567890"
 
 
 class TestBadDays:
-    def open(self, endpoint: str, **options: object) -> S3Backend:
+    kind: type[ObstoreS3Backend | S3Backend] = S3Backend
+
+    def open(self, endpoint: str, **options: object) -> ObstoreS3Backend | S3Backend:
         given: dict[str, Any] = {"key": "k", "secret": SECRET} | options
-        backend = open_backend(f"s3://bkt/app?endpoint={endpoint}&region=us-east-1", **given)
-        assert isinstance(backend, S3Backend)
-        return backend
+        return self.kind.from_url(f"s3://bkt/app?endpoint={endpoint}&region=us-east-1", **given)
+
+    def hasty(self, endpoint: str, connect_s: float, read_s: float) -> ObstoreS3Backend | S3Backend:
+        """Open it with limits that a test can wait for."""
+        return self.open(endpoint, config_kwargs={"connect_timeout": connect_s, "read_timeout": read_s})
 
     def test_nothing_listens(self) -> None:
         with self.open(refused_port()) as backend:
@@ -50,19 +54,17 @@ class TestBadDays:
     def test_an_endpoint_that_never_answers_is_given_up_in_time(self) -> None:
         """With the time limits of the default, 5 s to connect and 15 s in all, in a tenth of the time."""
         retry = Retry(connect_s=1.5, first_s=0.02)
-        with black_hole() as endpoint:
-            limits = {"connect_timeout": 0.5, "read_timeout": 3}
-            with RetryingBackend(self.open(endpoint, config_kwargs=limits), retry) as backend:
-                began = time.monotonic()
-                with pytest.raises(UnavailableError, match="cannot connect to"):
-                    backend.head("k")
-                assert 0.5 < time.monotonic() - began < 1.7
-        assert Retry().connect_s == 15
-        assert self.open(endpoint).place.filesystem["config_kwargs"]["connect_timeout"] == 5  # type: ignore[index]
+        with black_hole() as endpoint, RetryingBackend(self.hasty(endpoint, 0.5, 3), retry) as backend:
+            began = time.monotonic()
+            with pytest.raises(UnavailableError, match="cannot connect to"):
+                backend.head("k")
+            assert 0.5 < time.monotonic() - began < 1.7
 
     def test_an_answer_that_never_comes(self) -> None:
-        with silence() as endpoint, self.open(endpoint, config_kwargs={"read_timeout": 0.3}) as backend:
-            with pytest.raises(UnavailableError, match="did not answer get_object in time") as caught:
+        with silence() as endpoint, self.hasty(endpoint, 1, 0.3) as backend:
+            with pytest.raises(
+                UnavailableError, match=r"did not answer (get_object|a get) in time"
+            ) as caught:
                 backend.get("k")
             assert caught.value.reached
 
@@ -98,7 +100,7 @@ class TestBadDays:
         with (
             stub([short]) as service,
             self.open(service.endpoint) as backend,
-            pytest.raises(UnavailableError, match="broke during get_object"),
+            pytest.raises(UnavailableError, match=r"broke during (get_object|a get)"),
         ):
             backend.get("k", 0, 9)
 
@@ -139,7 +141,8 @@ class TestBadDays:
                 backend.put("k", b"x")
             assert type(caught.value) is kind
             assert caught.value.key == "k"
-            assert getattr(caught.value, "retry_after_s", None) == retry_after_s
+            known = retry_after_s if self.kind is S3Backend else None
+            assert getattr(caught.value, "retry_after_s", None) == known
             assert SECRET not in shown(caught.value)
             assert len(service.requests) == 1
 
@@ -159,6 +162,27 @@ class TestBadDays:
                 backend.delete(f"{number:04}" for number in range(1500))
             assert caught.value.key == "0005"
             assert len(service.requests) == 2
+
+
+class TestObstoreBadDays(TestBadDays):
+    """The same through obstore, which does not tell how long a service asks to wait."""
+
+    kind = ObstoreS3Backend
+
+    @pytest.fixture(autouse=True)
+    def _patches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.patches = monkeypatch
+
+    def hasty(self, endpoint: str, connect_s: float, read_s: float) -> ObstoreS3Backend | S3Backend:
+        self.patches.setattr(obstore, "CONNECT_TIMEOUT_S", connect_s)
+        self.patches.setattr(obstore, "READ_TIMEOUT_S", read_s)
+        return self.open(endpoint)
+
+
+def test_time_limits() -> None:
+    """The default has two tries in 15 s, either engine."""
+    assert Retry().connect_s == 15
+    assert s3_place.CONNECT_TIMEOUT_S == obstore.CONNECT_TIMEOUT_S == 5
 
 
 class Resolver:
