@@ -172,10 +172,11 @@ class GCSRequests:
             BackendError: There are no credentials, or they cannot be renewed.
         """
         filesystem = self._filesystem()
-        try:
-            sync(filesystem.loop, self._renew, filesystem)
-        except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
-            raise self._failure(error) from error
+        if not _is_valid(filesystem):
+            try:
+                sync(filesystem.loop, self._renew, filesystem)
+            except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
+                raise self._failure(error) from error
         credentials = filesystem.credentials.credentials
         return "" if credentials is None else str(credentials.token)
 
@@ -213,9 +214,7 @@ class GCSRequests:
 
     async def _renew(self, filesystem: GCSFileSystem) -> None:
         """Renew a token that runs out soon, beside the event loop."""
-        if filesystem.credentials.credentials is not None and not filesystem.credentials._credentials_valid(
-            300
-        ):
+        if not _is_valid(filesystem):
             renewing = asyncio.to_thread(filesystem.credentials.maybe_refresh)
             try:
                 await asyncio.wait_for(renewing, _LOGIN_TIMEOUT_S)
@@ -286,6 +285,12 @@ class GCSRequests:
         if isinstance(error, ValueError | LookupError) and not isinstance(error, aiohttp.ClientError):
             return ConfigError(f"{place}: the option token cannot be understood: {error!r}")
         return UnavailableError(f"{place} does not answer: {error or type(error).__name__}")
+
+
+def _is_valid(filesystem: GCSFileSystem) -> bool:
+    """Say whether the login is good for a while, or none is needed."""
+    login = filesystem.credentials
+    return login.credentials is None or bool(login._credentials_valid(300))
 
 
 async def _exchange(request: Callable[[], "aiohttp.client._RequestContextManager"], *, again: bool) -> Answer:

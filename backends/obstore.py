@@ -6,24 +6,26 @@ memory, deletions with an error a key, listings with timestamps), and everything
 child forked after obstore was loaded, whose runtime is not there any more and would wait for ever; where the service
 sends us to another place; and while it asks for patience, since obstore does not tell for how long.
 
-obstore is called on an event loop: its other calls do not notice an interrupt.
+obstore is called in threads: its calls do not notice an interrupt. Its calls for event loops would, but now and then
+they end a program that has done its work with a signal, when a thread of obstore's asks for the interpreter at exit.
 """
 
-import asyncio
+import io
 import os
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
-
-from fsspec.asyn import get_loop, sync
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from backends import rfc3339
 from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_put, check_range, cut
+from backends.callers import Callers
 from backends.errors import (
     BackendError,
     ConfigError,
@@ -34,7 +36,7 @@ from backends.errors import (
 )
 from backends.keys import check_key
 from backends.obstore_errors import Failure, failure
-from backends.patience import FirstAnswer
+from backends.patience import FIRST_ANSWER_S, FirstAnswer
 from backends.per_process import PerProcess
 
 if TYPE_CHECKING:
@@ -51,12 +53,9 @@ READ_TIMEOUT_S = 30
 CONNECT_TIMEOUT_S = 5
 _CONTENT_TYPE = "application/octet-stream"
 _SMALL = 256 << 10
-"""Bytes of the largest object that obstore writes."""
+"""Bytes of the largest object that obstore writes, which it has to do within `READ_TIMEOUT_S`."""
 
-_SLOWEST = 16 << 10
-"""Bytes a second: what is slower has stalled."""
-
-_READS_AT_ONCE = 32
+_callers = Callers(32, "obstore")
 _ASIDE_S = 30
 """How long the library is asked in obstore's place after the service asked for patience."""
 
@@ -173,21 +172,8 @@ class ObstoreBackend(Backend):
         for key, _, end in pieces:
             check_key(key)
             check_range(end)
-
-        async def read_all() -> tuple[bytes, ...]:
-            limit = asyncio.Semaphore(_READS_AT_ONCE)
-
-            async def read(piece: Piece) -> bytes:
-                async with limit:
-                    return await self._read(*piece)
-
-            answers = await asyncio.gather(*map(read, pieces), return_exceptions=True)
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    raise answer
-            return cast("tuple[bytes, ...]", tuple(answers))
-
-        return self._run(read_all, lambda library: tuple(library.get_ranges(pieces))) if pieces else ()
+        calls = [partial(self._read, *piece) for piece in pieces]
+        return self._run_all(calls, lambda library: library.get_ranges(pieces)) if pieces else ()
 
     def put(self, key: str, data: Data, *, if_absent: bool = False, timestamp_ms: int | None = None) -> None:
         """Write an object whole, a large one with the library; on failure no part of it is left."""
@@ -222,24 +208,45 @@ class ObstoreBackend(Backend):
         if (library := self._libraries.pop()) is not None:
             library.close()
 
-    def _run(self, call: Callable[[], Awaitable[T]], instead: Callable[[Backend], T]) -> T:
+    def _run(self, call: Callable[[], T], instead: Callable[[Backend], T]) -> T:
         """Call obstore, or in its place the library."""
+        return self._run_all([call], lambda library: (instead(library),))[0]
+
+    def _run_all(
+        self, calls: Sequence[Callable[[], T]], instead: Callable[[Backend], Sequence[T]]
+    ) -> Sequence[T]:
+        """Call obstore so many times at once, or in its place the library; raise the first error in their order."""
         aside = time.monotonic() < self._aside_until
         if not (aside or self._is_elsewhere or _Process.obstore_is_dead):
             try:
                 self._log_in()
-                return cast("T", sync(get_loop(), call))
+                under_way = [_callers.submit(call) for call in calls]
+                try:
+                    return tuple(map(self._wait, under_way))
+                finally:
+                    for future in under_way:
+                        future.cancel()
             except AskLibraryError:
                 pass
         return instead(self.library)
 
-    async def _read(self, key: str, start: int, end: int | None) -> bytes:
+    def _wait(self, future: "Future[T]") -> T:
+        """Wait for a call: for the first answer of all not long, then as long as obstore does."""
+        if not self._first.heard:
+            with suppress(TimeoutError):
+                return future.result(FIRST_ANSWER_S)
+            if not self._first.heard:
+                said = f"{self._service} did not answer within {FIRST_ANSWER_S} s: {self.url}"
+                raise UnavailableError(said, silent=True)
+        return future.result()
+
+    def _read(self, key: str, start: int, end: int | None) -> bytes:
         import obstore
 
         if start < 0 and (end is not None or not self.has_suffixes):
-            start = max(0, (await self._look(key)).size + start)
+            start = max(0, self._look(key).size + start)
         if end is not None and end <= start:
-            await self._look(key)
+            self._look(key)
             return b""
         options: GetOptions = {}
         if start < 0:
@@ -250,26 +257,22 @@ class ObstoreBackend(Backend):
             options["range"] = {"offset": start}
         name = self.root + key
         try:
-            answer = await self._send(
-                "get", key, lambda store: obstore.get_async(store, name, options=options)
-            )
+            answer = self._send("get", key, lambda store: obstore.get(store, name, options=options))
             with self._translated("get", key):
-                data = bytes(await answer.bytes_async())
+                data = bytes(answer.bytes())
         except _PastEndError:
             return b""
         self.stats.count(received=len(data))
         return data
 
-    async def _look(self, key: str) -> ObjectInfo:
+    def _look(self, key: str) -> ObjectInfo:
         import obstore
 
         name = self.root + key
         try:
-            found = await self._send(
-                "head", key, lambda store: obstore.get_async(store, name, options={"head": True})
-            )
+            found = self._send("head", key, lambda store: obstore.get(store, name, options={"head": True}))
         except (NotFoundError, PermissionDeniedError) as error:
-            raise await self._explained(key, error) from None
+            raise self._explained(key, error) from None
         meta = found.meta
         metadata = {given.lower(): text for given, text in found.attributes.items()}
         timestamp_ms = rfc3339.parse_ms(metadata.get(self.timestamp_name, ""))
@@ -279,58 +282,57 @@ class ObstoreBackend(Backend):
         """Return what the library calls this object's version."""
         return meta["e_tag"] or ""
 
-    async def _explained(self, key: str, error: BackendError) -> BackendError:
+    def _explained(self, key: str, error: BackendError) -> BackendError:
         """Ask again in a way that has an answer in words, which `HEAD` has not; return what to raise."""
         if isinstance(error, NotFoundError) and self._place_seen:
             return error
         try:
-            await self._read(key, 0, 1)
+            self._read(key, 0, 1)
         except NotFoundError:
             self._place_seen = True
         except BackendError as told:
             return told
         return error
 
-    async def _write(self, key: str, data: bytes, if_absent: bool, timestamp_ms: int | None) -> None:
+    def _write(self, key: str, data: bytes, if_absent: bool, timestamp_ms: int | None) -> None:
         import obstore
 
         about: Attributes = {"Content-Type": _CONTENT_TYPE}
         if timestamp_ms is not None:
             about[self.timestamp_name] = rfc3339.format_ms(timestamp_ms)
-        await self._send(
+        self._send(
             "put",
             key,
-            lambda store: obstore.put_async(
+            lambda store: obstore.put(
                 store,
                 self.root + key,
-                data,
+                io.BytesIO(
+                    data
+                ),  # copied here; else a thread of obstore's would give it back, at exit too late
                 attributes=about,
                 mode="create" if if_absent else "overwrite",
                 use_multipart=False,
             ),
-            size=len(data),
+            sent=len(data),
         )
 
-    async def _send(
-        self, kind: str, key: str | None, call: "Callable[[ObjectStore], Awaitable[T]]", size: int = 0
-    ) -> T:
-        """Send one request in bounded time, count it, and translate its errors.
+    def _send(self, kind: str, key: str | None, call: "Callable[[ObjectStore], T]", *, sent: int = 0) -> T:
+        """Send one request, count it, and translate its errors.
 
         Args:
             kind: What it is counted as.
             key: The object; None for a listing.
             call: Asks obstore.
-            size: Bytes that are sent.
+            sent: Bytes of the object that go with it.
         """
         try:
             store = self._stores.get()
         except Exception as error:
             self._is_elsewhere = True
             raise AskLibraryError from error
-        self.stats.count(kind, sent=size)
+        self.stats.count(kind, sent=sent)
         with self._translated(kind, key):
-            limit_s = self._first.limit_s(READ_TIMEOUT_S + size / _SLOWEST, size)
-            answer = await asyncio.wait_for(call(store), limit_s)
+            answer = call(store)
         self._first.heard = self._place_seen = True
         return answer
 

@@ -43,6 +43,7 @@ _WHAT_OBSTORE_WOULD_MISS = (
 )  # fmt: skip
 """From the environment, where no endpoint is named."""
 
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _HARMLESS = {
     "region", "output", "cli_pager", "role_arn", "source_profile", "credential_source", "credential_process",
     "aws_access_key_id", "aws_secret_access_key", "aws_session_token", "role_session_name", "external_id",
@@ -88,12 +89,12 @@ class ObstoreS3Backend(ObstoreBackend):
         )
         return iter(found)
 
-    async def _list(self, folder: str, start_after: str) -> builtins.list[ObjectInfo]:
+    def _list(self, folder: str, start_after: str) -> builtins.list[ObjectInfo]:
         begin = begin_early(start_after)
         while begin.endswith("/"):  # obstore would take it off, and some services leave out what is below
             begin = begin_early(begin[:-1])
         offset = self.root + begin if begin else ""
-        items = await self._send("list", None, lambda store: _collect(store, folder, offset))
+        items = self._send("list", None, lambda store: _collect(store, folder, offset))
         for _ in range(_PAGE, len(items), _PAGE):
             self.stats.count("list")
         if not all(item["size"] for item in items):
@@ -152,9 +153,15 @@ class _Login:
         self._token: str | None = None
         given = place.filesystem
         self._is_fixed = bool(given.get("anon") or given.get("key"))
-        if self._is_fixed:
-            self._key, self._secret = str(given.get("key") or ""), str(given.get("secret") or "")
-            self._token = str(given["token"]) if given.get("token") else None
+        environment = [os.environ.get(name, "") for name in _KEYS]
+        if given.get("key"):
+            self._keep(str(given["key"]), str(given["secret"]), given.get("token"))
+        elif not self._is_fixed and all(environment[:2]) and not place.profile:
+            self._keep(*environment)
+
+    def _keep(self, key: str, secret: str, token: object = None) -> None:
+        self._key, self._secret, self._token = key, secret, str(token) if token else None
+        self._is_fixed = True
 
     def renew(self) -> None:
         """Look for credentials, and renew them where they run out soon.
@@ -190,11 +197,11 @@ def _session(profile: str | None) -> Any:
     return Session(profile=profile)
 
 
-async def _collect(store: "ObjectStore", folder: str, start_after: str) -> builtins.list["ObjectMeta"]:
+def _collect(store: "ObjectStore", folder: str, start_after: str) -> builtins.list["ObjectMeta"]:
     import obstore
 
     found = obstore.list(store, folder.rstrip("/") or None, offset=start_after or None, chunk_size=_PAGE)
-    return [item async for page in found for item in page]
+    return [item for page in found for item in page]
 
 
 def _region(place: S3Place) -> str:

@@ -6,7 +6,7 @@ FIRST_ANSWER_S = 12
 """Seconds for connecting and for the first answer of all; a second such wait would end after the 15 s of `Retry`."""
 
 _SLOWEST = 64 << 10
-"""Bytes a second below which an upload is given up."""
+"""Bytes a second: what is slower has stalled."""
 
 
 class FirstAnswer:
@@ -24,6 +24,6 @@ class FirstAnswer:
 
         Args:
             usual_s: Seconds for a service that is known to be there.
-            size: Bytes to send before it can answer.
+            size: Bytes that go to and fro until then.
         """
         return usual_s if self.heard else min(usual_s, FIRST_ANSWER_S + size / _SLOWEST)

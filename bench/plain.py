@@ -10,7 +10,7 @@ from typing import Any
 from backends.base import PARALLEL_READS
 from tests.servers.storages import Storage
 
-__all__ = ["PATH", "Plain", "plain_client"]
+__all__ = ["PATH", "Plain", "plain_client", "plain_obstore"]
 
 PATH = "bench"
 """Where on the storage all of them work."""
@@ -43,6 +43,75 @@ def plain_client(kind: str, storage: Storage) -> Plain:
     assert storage.peer
     settings: Mapping[str, Any] = storage.peer(PATH)
     return _CLIENTS[kind](settings, storage.peer_environment)
+
+
+def plain_obstore(kind: str, storage: Storage) -> Plain:
+    """Connect obstore to a kind of storage, by the same settings."""
+    assert storage.peer
+    return _Obstore(kind, storage.peer(PATH), storage.peer_environment)
+
+
+class _Obstore(Plain):
+    """Its uploads in Google's protocol for users of S3 are unknown to the emulator: there gcsfs uploads for it."""
+
+    name = "obstore"
+
+    def __init__(self, kind: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        from obstore.store import AzureStore, GCSStore, S3Store
+
+        self.root = settings["path"]
+        self.uploader: Plain | None = None
+        options: Any = {"client_options": {"allow_http": True}}
+        self.store: Any
+        if kind == "s3":
+            self.store = S3Store(
+                settings["bucket"],
+                endpoint=settings["endpoint"],
+                region=settings["region"],
+                access_key_id=settings["access-key-id"],
+                secret_access_key=settings["secret-access-key"],
+                **options,
+            )
+        elif kind == "azure":
+            self.store = AzureStore(
+                settings["bucket"],
+                account_name=settings["account-name"],
+                account_key=settings["account-key"],
+                endpoint=settings["endpoint"],
+                **options,
+            )
+        else:
+            endpoint = environment["STORAGE_EMULATOR_HOST"]
+            self.store = GCSStore(settings["bucket"], base_url=endpoint, skip_signature=True, **options)
+            self.uploader = _GCS(settings, environment)
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        import obstore
+
+        return bytes(obstore.get_range(self.store, f"{self.root}/{key}", start=start, end=end))
+
+    def read_many(self, key: str, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes]:
+        """Read them one by one in parallel: joining near ones is a saving of its own, which `vfs` does for us."""
+        import obstore
+
+        starts, ends = zip(*ranges, strict=True)
+        found = obstore.get_ranges(
+            self.store, f"{self.root}/{key}", starts=[*starts], ends=[*ends], coalesce=0
+        )
+        return [bytes(each) for each in found]
+
+    def upload(self, source: Path, key: str) -> None:
+        import obstore
+
+        if self.uploader is not None:
+            self.uploader.upload(source, key)
+        else:
+            obstore.put(self.store, f"{self.root}/{key}", source)
+
+    def download(self, key: str) -> bytes:
+        import obstore
+
+        return bytes(obstore.get(self.store, f"{self.root}/{key}").bytes())
 
 
 class _Fsspec(Plain):

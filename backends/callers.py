@@ -1,0 +1,59 @@
+"""Threads for calls that do not notice an interrupt, so that whoever waits for one does."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+__all__ = ["Callers"]
+
+T = TypeVar("T")
+
+
+class Callers:
+    """Up to so many threads, started as they are needed.
+
+    They are daemons, unlike an executor's: a call that was left alone by an interrupt or a time limit does not keep
+    the program from ending.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        """Prepare; no thread is started.
+
+        Args:
+            most: Calls under way at once; further ones wait their turn.
+            name: Begins the threads' names.
+        """
+        self._most = most
+        self._name = name
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._threads = self._free = 0
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Run a call in one of the threads."""
+        future: Future[T] = Future()
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+            elif self._threads < self._most:
+                self._threads += 1
+                name = f"{self._name}-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+            else:
+                self._free -= 1  # whoever is done next takes it
+        self._calls.put((future, call))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 - it is for whoever waits
+                    future.set_exception(error)
+            del future, call
+            with self._lock:
+                self._free += 1
