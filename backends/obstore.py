@@ -34,7 +34,7 @@ from backends.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from backends.keys import check_key
+from backends.keys import check_key, is_key
 from backends.obstore_errors import Failure, failure
 from backends.patience import FIRST_ANSWER_S, FirstAnswer
 from backends.per_process import PerProcess
@@ -123,7 +123,12 @@ class ObstoreBackend(Backend):
             url: Without a secret.
             root: Begins every name: empty, or with a slash at its end.
             service: How errors name the service.
+
+        Raises:
+            UnsupportedError: obstore would take something off the root.
         """
+        if root and not (root.endswith("/") and is_key(root[:-1])):
+            raise UnsupportedError(f"obstore would not leave the path as it is: {url}")
         super().__init__()
         self.scheme, self.url, self.root, self._service = scheme, url, root, service
         self._stores = PerProcess(self._open_store)

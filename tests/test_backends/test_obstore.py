@@ -73,6 +73,8 @@ class TestChoice:
             ("signPayload=false", {}, {}),
             ("forcePathStyle=false", {}, {}),
             ("", {"config_kwargs": {"read_timeout": 99}}, {}),
+            ("", {"root": "./"}, {}),
+            ("", {"root": "/app/"}, {}),
             ("", {"client_kwargs": {"verify": "/some/ca.pem"}}, {}),
             ("", {"s3_additional_kwargs": {"ACL": "private"}}, {}),
             ("", {}, {"AWS_SERVER_SIDE_ENCRYPTION": "AES256"}),
@@ -102,6 +104,7 @@ class TestChoice:
             "s3://box/app?region=cn-north-1",
             "s3://arn:aws:s3:eu-west-1:123456789012:accesspoint/p/app",
             "gs://b/app?token=anon&requester_pays=true",
+            "gs://b/a//b?token=anon",
             "abs://a@b/app",  # the default credential chain
         ],
     )
