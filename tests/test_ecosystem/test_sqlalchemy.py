@@ -1,8 +1,11 @@
 """SQLAlchemy, pandas and Alembic, as installed, on a replica."""
 
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import date, datetime, time
+from datetime import date, datetime
+from datetime import time as clock_time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ class Kinds(Base):
     char: Mapped[str | None] = mapped_column(sa.CHAR(3), server_default="abc")
     flag: Mapped[bool | None] = mapped_column(sa.Boolean)
     day: Mapped[date | None] = mapped_column(sa.Date)
-    clock: Mapped[time | None] = mapped_column(sa.Time)
+    clock: Mapped[clock_time | None] = mapped_column(sa.Time)
     moment: Mapped[datetime | None] = mapped_column(sa.DateTime)
     data: Mapped[bytes | None] = mapped_column(sa.LargeBinary)
     json: Mapped[Any] = mapped_column(sa.JSON)
@@ -74,7 +77,7 @@ class Kinds(Base):
 
 KINDS: dict[str, Any] = {
     "id": 1 << 60, "small": 7, "number": Decimal("1234.50"), "real": 0.1, "double": 1e300, "text": "Grüße", "char": "xyz",
-    "flag": True, "day": date(2026, 11, 22), "clock": time(14, 52, 10), "moment": datetime(2026, 11, 22, 14, 52, 10, 5),
+    "flag": True, "day": date(2026, 11, 22), "clock": clock_time(14, 52, 10), "moment": datetime(2026, 11, 22, 14, 52, 10, 5),
     "data": b"\0\xff", "json": {"a": [1, None]}, "one_of": "b", "uuid": UUID(int=7), "pickled": (1, "x"),
 }  # fmt: skip
 
@@ -365,6 +368,34 @@ def test_an_engine_serves_threads_and_forked_children(source: Origin, engine: sa
     in_child(child)
     in_child(lambda: read(0))  # and who forgets that
     assert stars(engine) == [1, 3]
+
+
+def test_sessions_in_threads_see_whole_states_that_never_go_back(source: Origin, engine: sa.Engine) -> None:
+    """Two queries of one session agree, whatever is published between them."""
+    steps, shops = sa.select(Kinds.small), sa.select(sa.func.count()).select_from(Shop)
+    done = threading.Event()
+
+    def read(place: int) -> None:
+        if place == 4:
+            try:
+                for step in range(20):
+                    source.connection.execute(f"INSERT INTO shop(name) VALUES ('{step}')")
+                    source.commit("UPDATE kinds SET small = small + 1")
+            finally:
+                done.set()
+            return
+        before = reads = 0
+        while not (done.is_set() and reads > 5):
+            with Session(engine) as session:
+                changes = (session.scalar(steps) or 0) - 7
+                time.sleep(0.002)
+                assert session.scalar(shops) == 2 + changes
+            assert before <= changes
+            before, reads = changes, reads + 1
+
+    together(5, read)
+    with Session(engine) as session:
+        assert session.scalar(shops) == 22
 
 
 def test_a_closed_connection_under_the_pool_is_replaced(engine: sa.Engine) -> None:
