@@ -122,7 +122,7 @@ def _replicate_once(each: Replicated, *, stats: bool) -> None:
         if each.settings.restore and not each.path.exists() and replica.files():
             replica.restore(each.path)
         with progress_bar("comparing pages", in_bytes=False) as progress:
-            published = replicate_once(each.path, replica, progress=progress)
+            published = replicate_once(each.path, replica, progress=progress, folder=each.settings.folder)
         where = replica.url
     if published is None:
         print(f"nothing was published: {where} has all that is committed")

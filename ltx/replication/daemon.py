@@ -131,23 +131,28 @@ class Daemon:
         for task in (*entry.pushes.values(), *entry.upkeep):
             self._scheduler.add(task, _FIRST_S)  # a sync comes first, and pokes the uploads
 
-    def remove(self, database: Database, *, flush_s: float) -> bool:
-        """Upload what is left of a database, and let go of it; the others go on meanwhile.
+    def remove(self, database: Database, *, flush_s: float) -> Callable[[], bool]:
+        """Take a database out; nothing new is begun with it.
 
         Args:
-            database: One of ours. What is left stays on this machine where the time is too short.
-            flush_s: For how long to try; 0 is once.
+            database: One of ours.
+            flush_s: For how long to try to upload what is left; 0 is once. After that it stays on this machine.
 
         Returns:
-            Whether its replicas have everything.
+            What uploads what is left and lets go of the database, while the others go on; it returns whether the
+            replicas have everything.
         """
         with self._lock:
             entry = self._entries.pop(database.path)
             for side in entry.sides:
                 self._owners.pop(side, None)
         self._folders_changed.set()
-        self._scheduler.remove(entry.tasks)
-        return self._flush(database, time.monotonic() + flush_s)
+
+        def flush() -> bool:
+            self._scheduler.remove(entry.tasks)
+            return self._flush(database, time.monotonic() + flush_s)
+
+        return flush
 
     def look_into(self, folders: Iterable[Path]) -> None:
         """Say in which folders files are looked for that are no databases of ours yet, in place of what was said."""

@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,8 +48,9 @@ class Fleet:
         self._lock = threading.Lock()
         self._rescan: Task | None = None
         self._told: set[Path] = set()
-        self._held: dict[Path, set[Identity]] = {}
+        self._held: dict[Database, set[Identity]] = {}
         """Which files each database was while we had it: closing one of them would drop our locks."""
+        self._ending = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end")
         daemon.noticed = self._notice
 
     def take(self, configuration: Configuration) -> None:
@@ -72,10 +73,10 @@ class Fleet:
             }
             opened = self._open(begun)
             self.configuration = configuration
+            wait(
+                self._end([path for path in begun if path in self._members], 0)
+            )  # a new one goes on with the rest
             self._end([path for path in self._members if path not in wanted], configuration.flush_s)
-            self._end(
-                [path for path in begun if path in self._members], 0
-            )  # the new one goes on with what is left
             for path, what in begun.items():
                 self._begin(what, opened[path])
         if self._rescan is None and any(folder.watch for folder in configuration.folders):
@@ -96,18 +97,21 @@ class Fleet:
             list(pool.map(restore_missing, missing))
 
     def close(self) -> None:
-        """Release the replicas; after the daemon has stopped."""
+        """Release the replicas, after the daemon has stopped; databases that are being let go of are waited for."""
+        self._ending.shutdown()
         for member in self._members.values():
             for replica in member.replicas:
                 replica.close()
 
     def _look(self, configuration: Configuration, named: Mapping[Path, Replicated]) -> dict[Path, Replicated]:
         known = {path: one for path in (*self._members, *named) if (one := identity(path))}
-        self._held |= {path: {*self._held.get(path, ()), one} for path, one in known.items()}
+        for path, member in self._members.items():
+            self._held[member.database].update({known[path]} if path in known else ())
+        held = {one for each in list(self._held.values()) for one in each}
         wanted: dict[Path, Replicated] = {}
         watched: set[Path] = set()
         for folder in configuration.folders:
-            found = find(folder, known, {one for held in self._held.values() for one in held})
+            found = find(folder, known, held)
             self._tell(found)
             wanted |= {
                 path: folder.replicated(path)
@@ -115,9 +119,6 @@ class Fleet:
                 if path not in named and path not in wanted
             }
             known |= {path: one for path in found.databases if (one := identity(path))}
-            self._held |= {
-                path: {*self._held.get(path, ()), known[path]} for path in found.databases if path in known
-            }
             if folder.watch:
                 watched.update(found.folders)
         self._daemon.look_into(watched)
@@ -191,26 +192,28 @@ class Fleet:
 
     def _begin(self, what: Replicated, replicas: tuple[Replica, ...]) -> None:
         database = Database(what.path, replicas, what.settings)
+        found = identity(what.path)
+        self._held[database] = {found} if found else set()
         self._members[what.path] = _Member(what, database, replicas)
         self._daemon.add(database)
         if self._daemon.is_running:
             log.info("takes up", extra={"db": str(what.path)})
 
-    def _end(self, paths: Iterable[Path], flush_s: float) -> None:
+    def _end(self, paths: Iterable[Path], flush_s: float) -> Sequence[Future[None]]:
+        """Let go of databases, each as long as its storages take for it."""
         members = [self._members.pop(path) for path in paths]
+        return [
+            self._ending.submit(self._let_go, member, self._daemon.remove(member.database, flush_s=flush_s))
+            for member in members
+        ]
 
-        for member in members:
-            self._held.pop(member.what.path, None)
-
-        def end(member: _Member) -> None:
-            with suppress(*FAILURES):  # it is logged
-                self._daemon.remove(member.database, flush_s=flush_s)
-            for replica in member.replicas:
-                replica.close()
-            log.info("lets go", extra={"db": str(member.what.path)})
-
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end") as pool:
-            list(pool.map(end, members))
+    def _let_go(self, member: _Member, flush: Callable[[], bool]) -> None:
+        with suppress(*FAILURES):  # it is logged
+            flush()
+        del self._held[member.database]
+        for replica in member.replicas:
+            replica.close()
+        log.info("lets go", extra={"db": str(member.what.path)})
 
 
 def uploading(replica: Replica) -> Replica:

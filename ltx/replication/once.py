@@ -52,18 +52,23 @@ class Published:
 
 
 def replicate_once(
-    database: str | os.PathLike[str], replica: Replica, *, progress: Progress | None = None
+    database: str | os.PathLike[str],
+    replica: Replica,
+    *,
+    progress: Progress | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Published | None:
     """Publish what is committed now as the next transaction, if it differs from what the replica has.
 
     The database may be in use, in WAL or rollback-journal mode; it is not changed. The difference is written
-    to a temporary file first, so that a slow storage keeps nobody waiting. State is kept beside the database, in
-    `.<name>-litestream/`; without it the replica is read once to find the difference.
+    to a temporary file first, so that a slow storage keeps nobody waiting. State is kept in a folder; without it the
+    replica is read once to find the difference.
 
     Args:
         database: The SQLite database.
         replica: Where to.
         progress: Called with the pages compared and the pages in all.
+        folder: Where state is kept; None for `.<name>-litestream/` beside the database.
 
     Returns:
         What was published; None where nothing changed.
@@ -78,6 +83,8 @@ def replicate_once(
     if not path.is_file():
         raise DatabaseError(f"there is no database {path}")
     table_path = table_path_of(path, replica.url)
+    if folder is not None:
+        table_path = Path(folder) / table_path.name
     with _state_folder(table_path.parent):
         check_guard(table_path.parent, path)
         sweep(table_path)
@@ -104,7 +111,7 @@ def replicate_once(
 @contextmanager
 def _state_folder(folder: Path) -> Iterator[None]:
     """Have a folder; it does not stay beside what turned out to be no database."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     except DatabaseError:

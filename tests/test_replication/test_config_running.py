@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -20,9 +21,17 @@ from typing import Any
 
 import pytest
 
+from ltx import Replica
+from ltx.replication.config.reader import read_config
+from ltx.replication.config.values import Heartbeat
 from ltx.replication.control import ask
+from ltx.replication.daemon import Daemon
+from ltx.replication.database import Database, Settings
+from ltx.replication.heartbeat import Heart, is_healthy
 from tests.support.databases import image, make
-from tests.support.replicating import eventually, ltx_process, restored
+from tests.support.replicating import ROOT, eventually, ltx_process, restored
+
+DEPLOY = ROOT / "docs" / "guide" / "deploy"
 
 
 class Running:
@@ -166,7 +175,7 @@ def test_a_reload_changes_what_changed_and_nothing_else(tmp_path: Path) -> None:
         compared = run.databases()["a.db"]["compared"]
         commit(b)
         run.configure(kept + entry(c, tmp_path / "rc2", tmp_path / "rc3") + entry(d, tmp_path / "rd"))
-        assert run.logged("lets go", db=str(b))
+        eventually(lambda: run.logged("lets go", db=str(b)))
         eventually(lambda: run.has_all("a.db", "c.db", "d.db"))
         assert restored(f"{tmp_path}/rb", tmp_path / "out.db") == image(b)  # it was flushed
         assert run.databases()["a.db"]["compared"] == compared  # and this one followed on
@@ -195,7 +204,8 @@ def test_a_dead_storage_stops_nothing_else_and_a_reload_helps(tmp_path: Path) ->
         port = closed.getsockname()[1]
         dead = [make(tmp_path / f"dead{number}.db") for number in range(6)]
         live = make(tmp_path / "live.db")
-        text = "dbs:\n" + "".join(entry(path, f"webdav://127.0.0.1:{port}/{path.name}") for path in dead)
+        url = f"webdav://somebody:hunter22@127.0.0.1:{port}"
+        text = "dbs:\n" + "".join(entry(path, f"{url}/{path.name}") for path in dead)
         with running(tmp_path, text + entry(live, tmp_path / "r")) as run:
             eventually(lambda: run.databases()["live.db"]["replicas"][0]["txid"] == 1)
             eventually(lambda: all(run.databases()[path.name]["error"] for path in dead), seconds=40)
@@ -204,6 +214,7 @@ def test_a_dead_storage_stops_nothing_else_and_a_reload_helps(tmp_path: Path) ->
             where = "".join(entry(path, tmp_path / path.stem) for path in dead)
             run.configure("dbs:\n" + where + entry(live, tmp_path / "r"))
             eventually(lambda: run.has_all("live.db", *(path.name for path in dead)), seconds=40)
+            assert "hunter22" not in json.dumps(run.lines) + json.dumps(run.databases())
     for path in dead:
         assert restored(str(tmp_path / path.stem), tmp_path / "out.db") == image(path)
 
@@ -284,6 +295,68 @@ def test_the_heartbeat_tells_that_all_is_well_and_never_else(tmp_path: Path) -> 
         time.sleep(2)
         assert asked == ["/fail-secret"]  # a failed one waits for its next time
         assert not any("fail-secret" in json.dumps(line) for line in run.lines)
+
+
+def test_the_heartbeat_stops_when_a_replica_falls_behind(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.db")
+    with listener() as (url, asked), Replica.open(str(tmp_path / "r")) as replica:
+        daemon = Daemon([Database(path, [replica], Settings(sync_interval_s=0.01))], flush_s=0.1)
+        heart = Heart(daemon, Heartbeat(url, 0.05))
+        daemon.start()
+        eventually(lambda: heart.beat() > 0 and len(asked) > 0)
+        time.sleep(0.1)
+        heart.beat()
+        assert len(asked) >= 2
+        shutil.rmtree(tmp_path / "r")
+        (tmp_path / "r").write_text("in the way")
+        commit(path)
+        eventually(lambda: not is_healthy(daemon, 0.05))
+        before = len(asked)
+        time.sleep(0.1)
+        heart.beat()
+        assert len(asked) == before
+        (tmp_path / "r").unlink()
+        daemon.stop()
+
+
+def test_a_program_goes_on_while_the_configuration_changes(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a.db"), make(tmp_path / "b.db")
+    text = f"exec: sleep 60\nsocket: {{enabled: true, path: {tmp_path}/my.sock}}\ndbs:\n{entry(a, tmp_path / 'ra')}"
+    with running(tmp_path, text, code=128 + signal.SIGTERM) as run:
+        eventually(lambda: (tmp_path / "my.sock").exists())
+        run.configure(text + entry(b, tmp_path / "rb"))
+        answer = ask(tmp_path / "my.sock", {"command": "sync", "wait": True})
+        assert answer["ok"], answer
+    assert restored(f"{tmp_path}/rb", tmp_path / "out.db") == image(b)
+
+
+def test_what_the_guide_shows_for_deploying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read_config(DEPLOY / "litestream.yml", strict=True)
+    assert [str(each.path) for each in found.databases] == ["/var/lib/app/app.db"]
+    unit = (DEPLOY / "ltx.service").read_text()
+    assert "ExecReload=/bin/kill -HUP $MAINPID" in unit
+    assert re.search(
+        r"^ExecStart=/usr/local/bin/ltx replicate --config /etc/litestream.yml$", unit, re.MULTILINE
+    )
+    assert int(re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[0]) > found.flush_s
+    command = json.loads(re.findall(r"^CMD (.*)$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)[0])
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, words in (("ltx", "-m ltx"), ("python", "")):
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
+        (programs / name).chmod(0o755)
+    (tmp_path / "app.py").write_text("import sys; sys.exit(9)")
+    path = make(tmp_path / "app.db")
+    for name, value in {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{tmp_path}:{ROOT}",
+        "LTX_DB": str(path),
+        "LTX_URL": str(tmp_path / "r"),
+        "XDG_RUNTIME_DIR": str(tmp_path),
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert subprocess.run(command, capture_output=True).returncode == 9
+    assert restored(f"{tmp_path}/r", tmp_path / "out.db") == image(path)
 
 
 def exits(folder: Path, *words: str | Path) -> tuple[int, str]:
