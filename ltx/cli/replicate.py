@@ -90,7 +90,7 @@ def replicate(
         typer.Option(help="Merge files, make snapshots, and delete what is not needed for 24 hours back."),
     ] = True,
     adopt: Annotated[
-        bool, typer.Option("--adopt", help="Go on with a replica even if it looks like another database's.")
+        bool, typer.Option("--adopt", help="Go on with a replica even if another database wrote to it last.")
     ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines instead of text.")] = False,
     storage_option: StorageOptions = None,

@@ -3,12 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from backends import Backend, NotFoundError, open_backend
+from backends import Backend, BackendError, NotFoundError, open_backend
 from backends.retrying import RetryingBackend
 from ltx.errors import (
     CorruptError,
@@ -21,6 +22,7 @@ from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
 from ltx.replica.apply import FileError, Progress, apply_files, check_name
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.layout import Layout, native_layout
+from ltx.replica.lineage import LINEAGE_KEY, note_restored
 from ltx.replica.output import check_integrity, check_kind, new_database
 from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
 from ltx.replica.times import format_time, last_at, parse_time
@@ -75,6 +77,7 @@ class Replica:
         self.backend = backend
         self.layout: Layout = native_layout(backend.scheme)
         self._headers: dict[tuple[str, int, str], Header] = {}
+        self._has_lineage = False
 
     @classmethod
     def open(cls, url: str, **storage_options: object) -> Self:
@@ -101,7 +104,9 @@ class Replica:
             level: 0 to 9, or None for all.
         """
         native = native_layout(self.backend.scheme)
-        found, self.layout = files_of(self.backend.list(), native)
+        objects = [*self.backend.list()]
+        self._has_lineage = any(info.key == LINEAGE_KEY for info in objects)
+        found, self.layout = files_of(objects, native)
         return [file for file in found if level is None or file.level == level]
 
     def headers(self, files: Sequence[LTXFile]) -> Sequence[Header]:
@@ -245,6 +250,7 @@ class Replica:
             check_integrity(new.aside, integrity_check)
             committed = self._committed(plan, files, header)
             new.install(force=force)
+            self._note_lineage(new.output, plan.txid)
             return Restored(
                 new.output,
                 plan.txid,
@@ -254,6 +260,12 @@ class Replica:
                 passed_over,
                 time.monotonic() - started,
             )
+
+    def _note_lineage(self, output: Path, txid: TXID) -> None:
+        """Let whoever replicates the output know what it is; that it cannot be written down is in nobody's way."""
+        if self._has_lineage:
+            with suppress(BackendError, OSError):
+                note_restored(self.backend, output, txid)
 
     def follow(
         self, output: str | os.PathLike[str], *, interval: float = 1.0, force: bool = False

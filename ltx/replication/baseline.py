@@ -1,7 +1,6 @@
 """What a replica has, as a table of page hashes beside the database: found, believed only if it fits, or made anew."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from ltx.errors import CorruptError, ReplicaError, UnsupportedVersionError
 from ltx.format import CHECKSUM_SIZE, Decoder, Header
 from ltx.replica.apply import FileError, decoded, pages_between
 from ltx.replica.files import LTXFile
+from ltx.replica.lineage import meta_folder
 from ltx.replica.plan import make_plan
 from ltx.replica.replica import Replica
 from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
@@ -18,17 +18,10 @@ __all__ = [
     "checksum_at",
     "ensure_table",
     "hash_pages",
-    "meta_folder",
     "published_txid",
     "says_the_same",
     "table_path_of",
 ]
-
-
-def meta_folder(database: str | os.PathLike[str]) -> Path:
-    """Return the folder beside a database where replication keeps its own state."""
-    path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
-    return path.parent / f".{path.name}-litestream"
 
 
 def checksum_at(replica: Replica, key: str) -> int:

@@ -18,11 +18,14 @@ import apsw
 
 from backends import BackendError
 from ltx.errors import ConflictError, DatabaseError
+from ltx.format import format_txid
+from ltx.replica.lineage import Writer, meta_folder
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import ensure_table, meta_folder, table_path_of
+from ltx.replication.baseline import ensure_table, table_path_of
 from ltx.replication.capture import Capture, Captured
 from ltx.replication.checkpoint import Checkpointer, Limits
 from ltx.replication.guard import take_guard
+from ltx.replication.identity import Identity
 from ltx.replication.line import Line
 from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
@@ -114,7 +117,8 @@ class Database:
         self.settings = settings
         self.folder = settings.folder or meta_folder(self.path)
         self.line = Line(self.folder, self.folder / table_path_of(self.path, replicas[0].url).name)
-        self.uploaders = [Uploader(replica, self.line, self.path) for replica in replicas]
+        self._identity = Identity(self.path, self.folder)
+        self.uploaders = [Uploader(replica, self.line, self._identity) for replica in replicas]
         self.error: Exception | None = None
         self.compared = 0
         self._opened = False
@@ -127,6 +131,7 @@ class Database:
         self._warned = False
         self._counts = (0, 0)
         self._stranger: Uploader | None = None
+        self._theirs: Writer | None = None
 
     def sync(self) -> bool:
         """Capture everything that is committed now, durably on this machine; checkpoint where that is due.
@@ -165,6 +170,7 @@ class Database:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._guard = self._guard or take_guard(self.folder, self.path)
         self.line.open()
+        self._identity.read()
         try:
             self._agree()
         except BackendError:
@@ -193,8 +199,9 @@ class Database:
         newest = file.max_txid if file else 0
         if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
             behind = max(newest, self.line.txid)
-            is_new = not self.line.txid and not self.settings.adopt
-            self._stranger = uploader if is_new and not uploader.wrote_before() else None
+            self._theirs = uploader.last_writer()
+            if not self.settings.adopt:
+                self._check_lineage(uploader, newest)
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
@@ -205,6 +212,26 @@ class Database:
                 each.attach(its, its_checksum)
             except Exception as error:  # noqa: BLE001 - its status says it
                 each.error = error
+
+    def _check_lineage(self, uploader: Uploader, newest: int) -> None:
+        """Refuse to go on with a replica that another one took over; of a stranger's the pages will tell.
+
+        Raises:
+            ConflictError: Somebody else wrote there what this database never had.
+        """
+        theirs, ours = self._theirs, self._identity
+        self._stranger = None
+        if theirs is not None and ours.wrote(theirs):
+            return
+        if theirs is not None and ours.is_of(theirs) and ours.restored_txid == newest:
+            return  # it was restored to all that is there
+        if theirs is not None and (self.line.txid or ours.is_of(theirs)):
+            raise ConflictError(
+                f"{uploader.replica.url} was written to by {theirs}, up to TXID {format_txid(newest)}, and {self.path} does "
+                "not have all of it: restore it anew, or go on with it all the same (--adopt)"
+            )
+        if not self.line.txid:
+            self._stranger = uploader
 
     def _sync(self) -> None:
         try:
@@ -292,6 +319,7 @@ class Database:
         if self._stranger is not None:
             self._check_kinship(source, self._stranger.replica.url)
             self._stranger = None
+        self._identity.settle(self._theirs)
         self.line.stage_difference(source)
         self.compared += 1
         if self._wanted():

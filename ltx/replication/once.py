@@ -16,8 +16,9 @@ from ltx.errors import DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
 from ltx.replica.layout import SNAPSHOT_LEVEL
+from ltx.replica.lineage import meta_folder
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import ensure_table, meta_folder, published_txid, table_path_of
+from ltx.replication.baseline import ensure_table, published_txid, table_path_of
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard

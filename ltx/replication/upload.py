@@ -1,27 +1,24 @@
 """From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
 
 import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import asdict
 
-from backends import BackendError, NotFoundError
+from backends import AlreadyExistsError, BackendError
 from ltx.errors import ConflictError
 from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
+from ltx.replica.lineage import LINEAGE_KEY, Writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import checksum_at
 from ltx.replication.create import create_object
+from ltx.replication.identity import Identity
 from ltx.replication.line import Line, StagedFile
 
 __all__ = ["Uploader"]
-
-_WRITER_KEY = "writer.json"
-"""Says who wrote last; the real Litestream passes it over."""
 
 _LONGEST_PAUSE_S = 30
 
@@ -42,17 +39,17 @@ class Uploader:
     Args:
         replica: The replica; it stays the caller's.
         line: What is to be uploaded.
-        database: Where it comes from.
+        identity: Where it comes from.
     """
 
-    def __init__(self, replica: Replica, line: Line, database: Path) -> None:
+    def __init__(self, replica: Replica, line: Line, identity: Identity) -> None:
         self.replica = replica
         self.txid: TXID | None = None
         self.needs_snapshot = self.late = False
         self.error: Exception | None = None
         self.not_before = 0.0
         self.newest_ms = 0
-        self._line, self._database = line, database
+        self._line, self._identity = line, identity
         self._pause_s = 0.0
         self._announced = False
         self._lock = threading.Lock()
@@ -115,14 +112,13 @@ class Uploader:
         self.needs_snapshot = known is None or self._line.pending(txid) is None
         self.txid = txid
 
-    def wrote_before(self) -> bool:
-        """Whether the replica says that this database, on this machine, wrote to it last.
+    def last_writer(self) -> Writer | None:
+        """Return who wrote to the replica last; None where it does not say.
 
         Raises:
-            BackendError: It does not say; no answer is not a no.
+            BackendError: The storage did not answer: that is not a no.
         """
-        theirs, ours = self._last_writer(), self._writer()
-        return theirs is not None and all(theirs.get(name) == ours[name] for name in ("host", "database"))
+        return read_writer(self.replica.backend)
 
     def push(self) -> bool:
         """Upload what the replica lacks.
@@ -163,9 +159,9 @@ class Uploader:
         self.needs_snapshot = self._line.pending(self.txid) is None
 
     def _put(self, file: StagedFile) -> None:
-        if not self._announced:
-            self.replica.backend.put(_WRITER_KEY, json.dumps(self._writer()).encode())
-            self._announced = True
+        if not self._announced and not self.txid and self.replica.backend.capabilities.put_if_absent:
+            with suppress(AlreadyExistsError):  # it stays so only if our file gets there first, too
+                self._announce(if_absent=True)
         key = self.replica.layout.key(file.level, file.min_txid, file.max_txid)
         try:
             with open(file.path, "rb") as opened:
@@ -173,30 +169,22 @@ class Uploader:
             self.newest_ms = file.timestamp_ms
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
+        if not self._announced:  # not before: only the one of two writers that got through is to be named
+            self._announce()
 
-    def _last_writer(self) -> Mapping[str, object] | None:
-        with suppress(NotFoundError, ValueError):
-            found = json.loads(self.replica.backend.get(_WRITER_KEY))
-            return found if isinstance(found, dict) else None
-        return None
-
-    def _writer(self) -> Mapping[str, object]:
-        return {"host": socket.gethostname(), "pid": os.getpid(), "database": str(self._database)}
+    def _announce(self, *, if_absent: bool = False) -> None:
+        data = json.dumps(asdict(self._identity.writer())).encode()
+        self.replica.backend.put(LINEAGE_KEY, data, if_absent=if_absent)
+        self._announced = True
 
     def _conflict(self, what: str, key: str | None = None) -> ConflictError:
         """Return the error that names both writers."""
-        ours, theirs = self._writer(), None
+        ours, theirs = self._identity.writer(), None
         with suppress(BackendError):
-            theirs = self._last_writer()
-        if theirs == ours:
-            theirs = None
-        other = _named(theirs) if theirs else "one that did not leave its name"
+            theirs = self.last_writer()
+        other = str(theirs) if theirs and theirs != ours else "one that did not leave its name"
         return ConflictError(
-            f"{self.replica.url}: {what}; a replica has one writer, and here are two: we, {_named(ours)}, and "
+            f"{self.replica.url}: {what}; a replica has one writer, and here are two: we, {ours}, and "
             f"{other}. We stopped: end one of them",
             key=key,
         )
-
-
-def _named(writer: Mapping[str, object]) -> str:
-    return f"process {writer.get('pid')} on {writer.get('host')} with {writer.get('database')}"

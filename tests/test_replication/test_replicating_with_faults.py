@@ -168,7 +168,7 @@ def test_a_checksum_that_is_cut_short_is_no_conflict(times: int, tmp_path: Path)
 
 
 def test_a_last_writer_that_cannot_be_read_is_no_stranger(tmp_path: Path) -> None:
-    """Of a database that changed wholly meanwhile only `writer.json` says that the replica is its own."""
+    """Of a database that changed wholly meanwhile only `lineage.json` says that the replica is its own."""
     path, memory = make(tmp_path / "a.db"), MemoryBackend(token_hex(6))
     with closing(Database(path, [Replica(memory)], Settings())) as database:
         database.sync()
@@ -176,7 +176,7 @@ def test_a_last_writer_that_cannot_be_read_is_no_stranger(tmp_path: Path) -> Non
     shutil.rmtree(tmp_path / ".a.db-litestream")
     with connected(path) as db:
         db.execute("UPDATE t SET b = randomblob(length(b))")
-    faulty = FaultyBackend(memory, ScriptedFaults(Fault("get", 1, "error", part="writer.json")))
+    faulty = FaultyBackend(memory, ScriptedFaults(Fault("get", 1, "error", part="lineage.json")))
     with closing(Database(path, [Replica(faulty)], Settings())) as database:
         with pytest.raises(UnavailableError):
             database.sync()

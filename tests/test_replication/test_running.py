@@ -46,6 +46,7 @@ def test_what_is_committed_is_on_the_replica_soon_and_idle_costs_nothing(tmp_pat
     assert statistics.median(latencies) < 0.5  # 0.02 s on a quiet machine
     assert restored(str(url), tmp_path / "out.db") == expected
     assert sorted(found.name for found in tmp_path.glob(".a.db-litestream/*")) == [
+        "lineage.json",
         "lock",
         "ltx",
         *sorted(found.name for found in tmp_path.glob(".a.db-litestream/pages-*")),

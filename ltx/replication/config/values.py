@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
-from ltx.replication.baseline import meta_folder
+from ltx.replica.lineage import meta_folder
 from ltx.replication.database import Settings
 
 __all__ = [

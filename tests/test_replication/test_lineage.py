@@ -1,0 +1,121 @@
+"""Whose a replica is: nobody writes over what another one wrote last and this one never had, unless told to."""
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from ltx import ConflictError, Replica
+from ltx.replication.database import Database, Settings
+from tests.support.databases import connected, fill, image, make
+from tests.support.replicating import restored
+
+
+class Site:
+    """One place where a database lies and is replicated from."""
+
+    def __init__(self, path: Path, url: Path) -> None:
+        self.path, self.url = path, url
+        self.state = path.parent / f".{path.name}-litestream"
+
+    def replicate(self, rows: int = 3, *, adopt: bool = False, all_pages: bool = False) -> None:
+        """Commit something, and bring it to the replica in a process's whole life."""
+        with connected(self.path) as db:
+            fill(db, rows)
+            if all_pages:
+                db.execute("UPDATE t SET b = randomblob(length(b))")
+        with (
+            Replica.open(str(self.url)) as replica,
+            closing(Database(self.path, [replica], Settings(adopt=adopt))) as database,
+        ):
+            for _ in range(3):
+                database.sync()
+                database.uploaders[0].push()
+            if database.uploaders[0].error:
+                raise database.uploaders[0].error
+        assert restored(str(self.url), self.path.parent / "check.out") == image(self.path)
+
+    def refused(self, *names: str) -> None:
+        before = sorted(self.url.rglob("*"))
+        with pytest.raises(ConflictError, match="--adopt") as refusal:
+            self.replicate()
+        assert all(name in str(refusal.value) for name in names)
+        assert sorted(self.url.rglob("*")) == before
+
+    def restored_to(self, path: Path) -> "Site":
+        path.parent.mkdir(exist_ok=True)
+        with Replica.open(str(self.url)) as replica:
+            replica.restore(path, force=path.exists())
+        return Site(path, self.url)
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Site:
+    site = Site(make(tmp_path / "a.db", page_size=512, rows=60), tmp_path / "replica")
+    site.replicate()
+    return site
+
+
+def test_the_replica_names_its_writer_and_a_restored_database_its_lineage(first: Site) -> None:
+    theirs = json.loads((first.url / "lineage.json").read_text())
+    assert theirs["path"] == str(first.path)
+    assert theirs["inode"] == first.path.stat().st_ino
+    second = first.restored_to(first.path.parent / "elsewhere" / "b.db")
+    assert json.loads((second.state / "lineage.json").read_text()) == {"id": theirs["id"], "restored_txid": 1}
+
+
+def test_a_replica_without_a_writer_leaves_nothing_beside_what_is_restored(first: Site) -> None:
+    (first.url / "lineage.json").unlink()
+    second = first.restored_to(first.path.parent / "elsewhere" / "b.db")
+    assert [found.name for found in second.path.parent.iterdir()] == ["b.db"]
+
+
+def test_a_restored_database_goes_on_and_the_old_one_does_not_win_by_a_restart(first: Site) -> None:
+    second = first.restored_to(first.path.parent / "elsewhere" / "b.db")
+    second.replicate(all_pages=True)  # nothing in common any more, but its lineage
+    first.refused(str(second.path), str(first.path))
+    first.refused(str(second.path))
+    second.replicate()
+    again = second.restored_to(first.path)
+    again.replicate()
+    second.refused(str(first.path))
+    second.replicate(adopt=True)
+    second.replicate()
+
+
+def test_what_the_old_writer_wrote_since_the_restore_is_not_written_over(first: Site) -> None:
+    second = first.restored_to(first.path.parent / "elsewhere" / "b.db")
+    first.replicate()
+    second.refused(str(first.path))
+    second.restored_to(second.path).replicate()
+
+
+def test_a_copy_that_nothing_is_known_of_takes_over_and_the_old_one_does_not_win(first: Site) -> None:
+    path = first.path.parent / "elsewhere" / "b.db"
+    path.parent.mkdir()
+    second = Site(Path(shutil.copy(first.path, path)), first.url)
+    second.replicate()
+    first.refused(str(second.path))
+
+
+def test_with_its_state_lost_or_moved_it_is_still_the_same_database(first: Site) -> None:
+    first.replicate(all_pages=True)
+    shutil.rmtree(first.state)
+    first.replicate(all_pages=True)
+    moved = Site(first.path.parent / "moved.db", first.url)
+    first.path.rename(moved.path)
+    first.state.rename(moved.state)
+    for table in moved.state.glob("pages-*"):
+        table.unlink()
+    moved.replicate(all_pages=True)
+
+
+def test_another_database_is_refused_even_with_a_lineage_of_its_own(first: Site) -> None:
+    folder = first.path.parent / "elsewhere"
+    folder.mkdir()
+    other = Site(make(folder / "b.db", page_size=512, rows=50), folder / "replica")
+    other.replicate()
+    Site(other.path, first.url).refused(str(first.path))
+    other.replicate()
