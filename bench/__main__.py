@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.restore import bench_memory, bench_restore
 
-_BENCHES = ("restore", "memory", "backends", "vfs", "replicate")
+_BENCHES = ("restore", "memory", "backends", "vfs", "replicate", "extension")
 _STORAGES = ("s3", "webdav", "gcs", "azure", "sftp")
 
 
@@ -29,7 +29,10 @@ def main() -> int:
         "--memory", type=int, nargs="*", default=[100, 1000], help="sizes in MB for memory (100 1000)"
     )
     parser.add_argument(
-        "--vfs-megabytes", type=int, default=100, help="for vfs: size of the database to query (100)"
+        "--vfs-megabytes",
+        type=int,
+        default=100,
+        help="for vfs and extension: size of the database to query (100)",
     )
     parser.add_argument(
         "--commits", type=int, default=20, help="for replicate: commits timed on each storage (20)"
@@ -56,6 +59,10 @@ def main() -> int:
             from bench.backends import bench_backends
 
             met &= bench_backends(Path(folder), options.storage, options.repeats)
+        if "extension" in options.only:
+            from bench.extension import bench_extension
+
+            met &= bench_extension(Path(folder), options.vfs_megabytes, options.repeats)
         if "vfs" in options.only:
             from bench.vfs import bench_vfs
 
