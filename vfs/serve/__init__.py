@@ -1,7 +1,7 @@
 """The helper process of the SQLite extension: it reads a replica for every program of one user.
 
 The extension starts it with a socket that listens, as descriptor 3, and nothing else of its own. There is one for each
-user, replica and environment; it ends a few seconds after the last client (docs/design, vfs/extension/helper.c).
+user, replica and environment; it ends a few seconds after the last client (docs/design/0009-helper-process.md).
 """
 
 import fcntl
