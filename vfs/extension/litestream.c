@@ -245,7 +245,8 @@ static int at_open(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
       opened->pMethods != &replica_file_methods)
     return SQLITE_OK;
   struct replica_file *file = (struct replica_file *)opened;
-  if (!file->problem.code && *(sqlite3_vfs **)(void *)db != engine->base)
+  const sqlite3_vfs *later = *(sqlite3_vfs **)(void *)db;
+  if (!file->problem.code && later != engine->base && later != &engine->names)
     problem_set(&file->problem, SQLITE_ERROR, "SQLite %s is laid out in a way that is not known here",
                 sqlite3_libversion());
   if (!file->problem.code) (void)replica_file_open(file, &file->problem);
@@ -310,7 +311,7 @@ static struct engine *add_engine(const sqlite3_api_routines *sqlite3_api, char *
   engine->interrupted_at = interrupted_at;
   engine->api = sqlite3_api;
   if (sqlite3_vfs_register(&engine->vfs, 0) == SQLITE_OK &&
-      sqlite3_auto_extension((void (*)(void))at_open) == SQLITE_OK)
+      sqlite3_auto_extension((void (*)(void))at_open) == SQLITE_OK && names_register(engine) == SQLITE_OK)
     return engine;
   (void)sqlite3_vfs_unregister(&engine->vfs);
   engine->api = NULL;

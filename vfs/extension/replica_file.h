@@ -12,8 +12,9 @@ enum { SEGMENTS = 64, BLOCK = 512, OLDEST_IS_INTERRUPTED = 3041000 /* sqlite3_is
  * the macros of sqlite3ext.h call through. */
 struct engine {
   sqlite3_vfs vfs; /* first: SQLite hands it back */
+  sqlite3_vfs names; /* stands in for the default VFS where names are no URIs */
   const sqlite3_api_routines *api;
-  sqlite3_vfs *base;
+  sqlite3_vfs *base; /* the default VFS */
   size_t interrupted_at; /* where older versions keep in a connection that it was interrupted; 0 if not known */
 };
 
@@ -42,6 +43,9 @@ extern const sqlite3_io_methods replica_file_methods;
 
 /* Connect to the helper and open the replica there. After it had gone: where a time was set, at the same TXID. */
 int replica_file_open(struct replica_file *file, struct problem *problem);
+
+/* See to it that `file:name?vfs=litestream` is a URI in a SQLite that takes it for a file's name. */
+int names_register(struct engine *engine);
 
 /* Keep a text for litestream_error(), if the connection is one of those that have it. */
 void connection_remember(const struct engine *engine, const sqlite3 *db, const char *text);

@@ -7,8 +7,7 @@ const sqlite = await import(isBun ? "bun:sqlite" : "node:sqlite");
 if (isBun) sqlite.Database.setCustomSQLite(process.argv[2]);
 
 function open(name) {
-  const flags = isBun && (sqlite.constants.SQLITE_OPEN_READWRITE | sqlite.constants.SQLITE_OPEN_CREATE | sqlite.constants.SQLITE_OPEN_URI);
-  return isBun ? new sqlite.Database(name, flags) : new sqlite.DatabaseSync(new URL(name), { allowExtension: true });
+  return isBun ? new sqlite.Database(name) : new sqlite.DatabaseSync(new URL(name), { allowExtension: true });
 }
 
 function rows(database, statement) {
