@@ -81,10 +81,20 @@ def test_any_part_can_be_read_in_any_order(source: Origin, tmp_path: Path) -> No
         assert file.readable()
         assert not file.writable()
         for _ in range(200):
-            place, size = chance.randrange(len(whole) + 100), chance.choice([0, 1, 16, 100, 5000, 70_000])
+            place, size = (
+                chance.randrange(len(whole) + 100),
+                chance.choice([0, 1, 16, 100, 512, 4096, 5000, 65536, 70_000]),
+            )
             assert file.seek(place) == expected.seek(place)
             assert file.read(size) == expected.read(size)
             assert file.tell() == expected.tell()
+        for page_size in (
+            512,
+            4096,
+            65536,
+        ) * 2:  # as SQLite reads, which gets page 1 as a reader without WAL must see it
+            assert file.seek(0) == expected.seek(0)
+            assert file.read(page_size) == expected.read(page_size)
         for offset, whence in ((-100, 2), (10, 1), (0, 0)):
             assert file.seek(offset, whence) == expected.seek(offset, whence)
             assert file.read() == expected.read()
@@ -143,7 +153,7 @@ def test_a_copy_reads_ahead_and_a_page_reads_a_page(tmp_path: Path) -> None:
             "INSERT INTO t SELECT value, randomblob(4000) FROM generate_series(1, 2000)",
         )
         url, hooks = hooked(source.url)
-        files = fsspec.filesystem("ltx", fo=url, cache_size=4 << 20)
+        files = fsspec.filesystem("ltx", fo=url)
         with files.open("") as file:
             file.seek(5_000_000)
             before = hooks.count("get")
@@ -152,7 +162,9 @@ def test_a_copy_reads_ahead_and_a_page_reads_a_page(tmp_path: Path) -> None:
             file.seek(0)
             before = hooks.count("get")
             assert len(file.read()) == file.size > 8_000_000
-        assert hooks.count("get") - before <= 24
+        assert (
+            hooks.count("get") - before <= 16
+        )  # two for each MiB: short ones before it is clear that all is wanted
 
 
 def test_the_lock_page_is_zeros() -> None:
