@@ -5,6 +5,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -177,6 +178,7 @@ class Configuration:
         return found[0].places[0] if found else None
 
 
+@lru_cache
 def pattern_as_regex(pattern: str) -> str:
     r"""Return Go's file pattern as a regular expression: `*`, `?`, `[a-z]`, `[^a-z]`, and a `\` before any of them.
 
