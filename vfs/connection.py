@@ -19,6 +19,7 @@ def connect(
     poll_interval: float = DEFAULT_POLL_INTERVAL_S,
     cache_size: int = DEFAULT_CACHE_SIZE,
     timeout: float = DEFAULT_TIMEOUT_S,
+    pin: bool = False,
     **storage_options: object,
 ) -> apsw.Connection:
     """Open a replica for queries.
@@ -35,6 +36,8 @@ def connect(
         poll_interval: Seconds; 0 looks at every transaction.
         cache_size: Bytes of pages to keep in memory.
         timeout: Seconds that one wait for the storage may take.
+        pin: See to it that a long transaction, or a time that was set, can be read to its end: what it still needs of
+            files that merges and retention are about to delete is fetched to a temporary file.
         storage_options: Handed to the backend.
 
     Returns:
@@ -49,8 +52,10 @@ def connect(
     if isinstance(txid, int):
         txid = f"{txid:016x}"
     source = open_source(url, cache_size, timeout, storage_options)
+    pinned = {"pin": "1"} if pin else {}
     name = _name(
-        url, {"source": hand_over(source), "poll_interval": repr(poll_interval), **_moment(at, txid)}
+        url,
+        {"source": hand_over(source), "poll_interval": repr(poll_interval), **pinned, **_moment(at, txid)},
     )
     flags = (
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI

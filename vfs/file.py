@@ -45,6 +45,7 @@ class ReplicaFile:
         at: A time to stay at; None and `latest` follow.
         txid: A TXID to stay at; None follows.
         interrupted: Says whether to give up waiting; by default whether the connection was interrupted.
+        pin: Fetch what a held view still needs before its files go.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ReplicaFile:
         at: str | datetime | None = None,
         txid: int | str | None = None,
         interrupted: Interrupted | None = None,
+        pin: bool = False,
     ) -> None:
         self.source = source
         self._poll_interval_s = poll_interval_s
@@ -66,11 +68,18 @@ class ReplicaFile:
         if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self.meter, time=at, txid=txid)
         self._view = self._fixed or source.latest(poll_interval_s, self.meter, listed=True)
+        if pin:
+            source.keeper.watch(self)
 
     @property
     def view(self) -> View:
         """What is visible now: during a transaction its view, else what the last one saw."""
         return self._view
+
+    @property
+    def held(self) -> View | None:
+        """What must go on being visible: a time that was set, or the view of a transaction."""
+        return self._view if self.is_fixed or self._lock_level != apsw.SQLITE_LOCK_NONE else None
 
     @property
     def is_fixed(self) -> bool:

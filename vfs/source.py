@@ -27,6 +27,7 @@ from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache, PageKey
+from vfs.keeper import Keeper
 from vfs.next_files import files_behind
 from vfs.open_files import TAIL_SIZE, FileOpener
 from vfs.pages import PageReader
@@ -68,6 +69,7 @@ class Source:
         self._files = FileOpener(replica, self.cache)
         self._waiter = Waiter(replica.url, timeout_s)
         self.pages = PageReader(replica.backend, self.cache, self._waiter)
+        self.keeper = Keeper(replica.files, self.pages)
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._latest: View | None = None
         self._lineage = 0
@@ -170,7 +172,13 @@ class Source:
                 self._waiter.wait(
                     lambda: together([partial(index.near, pgno) for index in indexes]), interrupted
                 )
-        return self.pages.page(view, pgno, ahead, interrupted)
+        try:
+            return self.pages.page(view, pgno, ahead, interrupted)
+        except FileError:
+            kept = self.keeper.page(view, pgno)
+            if kept is None:
+                raise
+            return kept
 
     def _look(self, listed: bool) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened."""

@@ -28,7 +28,7 @@ DEFAULT_POLL_INTERVAL_S = 1.0
 
 _OF_SQLITE = {"vfs", "mode", "cache", "psow", "nolock", "immutable", "modeof"}
 _WITHOUT_LOCKS = {"nolock", "immutable"}
-_OURS = {"replica_url", "poll_interval", "cache_size", "timeout", "at", "txid", "source"}
+_OURS = {"replica_url", "poll_interval", "cache_size", "timeout", "at", "txid", "source", "pin"}
 _NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
 _OFF = {"", "0", "false", "no", "off"}
 
@@ -152,6 +152,7 @@ def open_file(
         at=parameters.get("at"),
         txid=parameters.get("txid"),
         interrupted=interrupted,
+        pin=parameters.get("pin", "").lower() not in _OFF,
     )
 
 

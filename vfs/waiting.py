@@ -73,6 +73,8 @@ class Waiter:
         except BaseException:
             future.cancel()
             raise
+        finally:
+            del future  # an error's traceback holds this frame: with it, a circle
 
     def start(self, work: Callable[[], _T], interrupted: Interrupted) -> Future[_T]:
         """Begin to do something in another thread, for whoever it is charged to."""
@@ -90,13 +92,16 @@ class Waiter:
         """
         check = self._checking(interrupted)
         with _timed(interrupted):
-            while True:
-                try:
-                    return future.result(timeout=_NOTICE_S)
-                except NotYet:
-                    if future.done():
-                        raise
-                check()
+            try:
+                while True:
+                    try:
+                        return future.result(timeout=_NOTICE_S)
+                    except NotYet:
+                        if future.done():  # just now, or the work itself timed out
+                            return future.result()
+                    check()
+            finally:
+                del future  # an error's traceback holds this frame: with it, a circle
 
     @contextmanager
     def turn(self, interrupted: Interrupted) -> Iterator[None]:
