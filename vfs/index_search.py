@@ -1,4 +1,4 @@
-"""Finding entries in a page index that is too long to be read whole (docs/design/0010-views-and-indexes.md)."""
+"""Finding entries in a page index that is too long to be read whole (docs/design/0012-views-and-indexes.md)."""
 
 from bisect import bisect_right
 from collections.abc import Callable
