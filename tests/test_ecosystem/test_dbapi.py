@@ -359,6 +359,15 @@ def test_a_storage_that_fails_is_an_operational_error(source: Origin) -> None:
         assert count(connection) == 2
 
 
+def test_a_damaged_replica_is_a_database_error_that_names_the_file(source: Origin) -> None:
+    url, hooks = hooked(source.url)
+    hooks.answer = lambda _request, data: data[:-1] + bytes([data[-1] ^ 1])
+    with pytest.raises(dbapi.DatabaseError, match=r"\.ltx is damaged") as caught:
+        dbapi.connect(url)
+    assert type(caught.value) is dbapi.DatabaseError
+    assert isinstance(caught.value.__cause__, ltx.CorruptError)
+
+
 def test_what_is_closed_says_so(connection: dbapi.Connection) -> None:
     cursor = connection.execute("SELECT * FROM t")
     cursor.close()

@@ -150,6 +150,16 @@ def test_engines_of_several_times_go_side_by_side(source: Origin, engine: sa.Eng
             assert [rating.stars for rating in before.ratings] == ([5] if shop.name == "North" else [])
 
 
+def test_words_count_from_the_moment_a_connection_opens(source: Origin) -> None:
+    kept = sa.create_engine(address(source, at="now"))
+    anew = sa.create_engine(address(source, at="now"), poolclass=NullPool)
+    assert stars(kept) == stars(anew) == [1, 3]
+    source.commit("DELETE FROM rating")
+    assert (stars(kept), stars(anew)) == ([1, 3], [])
+    kept.dispose()
+    assert stars(kept) == []
+
+
 def test_the_orm_gives_back_what_it_wrote(engine: sa.Engine) -> None:
     with Session(engine) as session:
         kinds = session.get_one(Kinds, 1 << 60)
