@@ -33,7 +33,7 @@ def test_wrong_credentials_are_said(name: str, runtime: Path) -> None:
 def test_an_interrupt_ends_a_wait_for_the_storage(name: str, runtime: Path) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
     with black_hole() as endpoint, host(name, runtime, **keys) as program:
-        program.open("file:///nothing?mode=memory" if name != "bun" else "file:/nothing?mode=memory")
+        program.open(":memory:")
         attach = f"ATTACH '{uri(f's3://bucket/app?endpoint={endpoint}&region=us-east-1')}' AS r"
         if name == "python3":
             with pytest.raises(HostError, match="interrupt"):

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,15 +42,18 @@ def test_what_the_guide_shows_works(name: str, fruits: Origin, runtime: Path, tm
         text = f"{commands}\nsqlite3 <<'END'{typed}\nEND\n"
     script = tmp_path / f"script{ {'node': '.mjs', 'bun': '.mjs'}.get(name, '') }"
     script.write_text(text)
-    program = (
-        ["bash", "-eu"] if name == "sqlite3" else [word for word in COMMANDS[name][:-1] if word[-3:] != ".js"]
-    )
-    if name == "bun":
-        program = list(COMMANDS[name][:1])
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # for `ltx`
+    words = COMMANDS[name]
+    program = {"sqlite3": ["bash", "-eu"], "bun": words[:1]}.get(name, words[:-1])
     found = subprocess.run(
         [*program, script],
         cwd=tmp_path,
-        env={**os.environ, "LITESTREAM_REPLICA_URL": fruits.url, "XDG_RUNTIME_DIR": str(runtime)},
+        env={
+            **os.environ,
+            "PATH": path,
+            "LITESTREAM_REPLICA_URL": fruits.url,
+            "XDG_RUNTIME_DIR": str(runtime),
+        },
         capture_output=True,
         text=True,
         timeout=50,

@@ -64,7 +64,7 @@ def test_errors_are_text_and_other_databases_are_as_ever(
         for asked, reason in refusals.items():
             with pytest.raises(HostError, match=re.escape(reason)):
                 program.open(asked)
-        program.open(f"file://{tmp_path}/plain.db")
+        program.open(f"{tmp_path}/plain.db")
         program.sql("CREATE TABLE plain AS SELECT 5 AS n")
         assert texts(program.sql("SELECT n FROM plain")) == [["5"]]
         with pytest.raises(HostError, match="no replica"):

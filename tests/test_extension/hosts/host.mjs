@@ -7,7 +7,7 @@ const sqlite = await import(isBun ? "bun:sqlite" : "node:sqlite");
 if (isBun) sqlite.Database.setCustomSQLite(process.argv[2]);
 
 function open(name) {
-  return isBun ? new sqlite.Database(name) : new sqlite.DatabaseSync(new URL(name), { allowExtension: true });
+  return isBun ? new sqlite.Database(name) : new sqlite.DatabaseSync(name.startsWith("file:") ? new URL(name) : name, { allowExtension: true });
 }
 
 function rows(database, statement) {
