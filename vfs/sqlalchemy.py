@@ -5,6 +5,7 @@ It is SQLAlchemy's own dialect of SQLite on `vfs.dbapi`: an entry point names it
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
@@ -12,7 +13,9 @@ from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.url import URL
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import Pool, QueuePool
+from sqlalchemy.util import asbool
 
+import vfs.connection
 from vfs import dbapi
 
 if TYPE_CHECKING:
@@ -20,8 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LitestreamDialect"]
 
-_NUMBERS = {"poll_interval": float, "timeout": float, "cache_size": int}
-_TEXTS = ("at", "txid")
+_PARAMETERS = signature(vfs.connection.connect).parameters
+_KINDS: dict[str, type] = {"at": str, "txid": str} | {
+    name: type(each.default) for name, each in _PARAMETERS.items() if each.kind is each.KEYWORD_ONLY
+}
+"""What a URL may have beside `replica_url`: the options of `vfs.connect`, of the kind that their defaults are."""
 
 
 class LitestreamDialect(SQLiteDialect_pysqlite):
@@ -70,19 +76,24 @@ class LitestreamDialect(SQLiteDialect_pysqlite):
                 "the URL of a replica is sqlite+litestream:///?replica_url=s3%3A%2F%2Fbucket%2Fapp, or "
                 f"URL.create('sqlite+litestream', query={{'replica_url': 's3://bucket/app'}}), not {_shown(url)}"
             )
-        given = {name: query.pop(name) for name in (*_TEXTS, *_NUMBERS) if name in query}
+        given = {name: _value(name, query.pop(name)) for name in _KINDS if name in query}
         if query:
             raise ArgumentError(
                 f"unknown parameter {min(query)!r} beside replica_url: percent-quote the replica's URL whole, as "
                 "URL.create() does; options of the storage go into create_engine(..., connect_args={...})"
             )
-        for name, number in _NUMBERS.items():
-            if name in given:
-                try:
-                    given[name] = number(given[name])
-                except ValueError:
-                    raise ArgumentError(f"{name} must be a number, not {given[name]!r}") from None
         return [replica], given
+
+
+def _value(name: str, text: Any) -> Any:
+    kind = _KINDS[name]
+    try:
+        if kind is bool:
+            return asbool(text)
+        return kind(text) if kind in (int, float) else text
+    except (TypeError, ValueError):
+        wanted = "true or false" if kind is bool else "a number"
+        raise ArgumentError(f"{name} must be {wanted}, not {text!r}") from None
 
 
 def _reset(connection: Any, _record: object, state: Any) -> None:

@@ -137,7 +137,11 @@ def test_a_url_names_replica_and_time(source: Origin) -> None:
     assert stars(sa.create_engine(f"sqlite+litestream:///?replica_url={quoted}")) == [1, 3]
     assert stars(sa.create_engine(f"sqlite+litestream:///?replica_url={quoted}&txid={1:016x}")) == [5]
     moment = source.times[1].strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    assert stars(sa.create_engine(f"sqlite+litestream:///?replica_url={quoted}&at={moment}&timeout=5")) == [5]
+    assert stars(
+        sa.create_engine(
+            f"sqlite+litestream:///?replica_url={quoted}&at={moment}&timeout=5&cache_size=0&pin=true"
+        )
+    ) == [5]
 
 
 def test_engines_of_several_times_go_side_by_side(source: Origin, engine: sa.Engine) -> None:
