@@ -47,6 +47,7 @@ from backends.errors import (
     UnavailableError,
 )
 from backends.keys import check_key, check_keys, check_prefix, is_key
+from backends.patience import FirstAnswer
 from backends.per_process import PerProcess
 from backends.retrying import Retry
 
@@ -76,7 +77,8 @@ class AzureBackend(Backend):
         """Prepare; nothing is sent. Requests are counted in `stats` where it is given."""
         super().__init__(stats)
         self.scheme, self.url, self._place = place.scheme, place.url, place
-        self._filesystems = PerProcess(partial(open_filesystem, place, self.stats))
+        self._first = FirstAnswer()
+        self._filesystems = PerProcess(partial(open_filesystem, place, self.stats, self._first))
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
@@ -277,7 +279,8 @@ class AzureBackend(Backend):
                 f"{where}: no connection within {CONNECT_TIMEOUT_S} s", key=key, reached=False
             )
         if isinstance(error, ServiceResponseTimeoutError | TimeoutError):
-            return UnavailableError(f"{where}: silent for {READ_TIMEOUT_S} s", key=key)
+            said = f"{where}: silent for {self._first.limit_s(READ_TIMEOUT_S):g} s"
+            return UnavailableError(said, key=key, silent=not self._first.heard)
         if isinstance(error, ServiceRequestError):
             reached = not isinstance(error.inner_exception, aiohttp.ClientConnectorError)
             return UnavailableError(f"{where}: {error.message}", key=key, reached=reached)

@@ -6,6 +6,7 @@ gcsfs's own calls try six times over half a minute and log what they retry; here
 import asyncio
 import functools
 import json
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Container, Mapping
 from contextlib import suppress
@@ -31,6 +32,7 @@ from backends.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from backends.patience import FirstAnswer
 from backends.per_process import PerProcess
 
 __all__ = ["Answer", "GCSRequests"]
@@ -96,6 +98,7 @@ class GCSRequests:
         self._endpoint = endpoint
         self._stats = stats
         self._proxy: str | None = None
+        self._first = FirstAnswer()
         self._filesystems = PerProcess(self._open)
 
     @property
@@ -158,7 +161,7 @@ class GCSRequests:
                 proxy=self._proxy,
                 allow_redirects=False,
             )
-            answer = await _exchange(request, again=method == "GET")
+            answer = await _exchange(request, self._first, size, again=method == "GET")
         except (aiohttp.ClientError, auth.GoogleAuthError, OSError, TimeoutError) as error:
             raise self._failure(error) from error
         if answer.status >= 300 and answer.status not in accept:
@@ -281,7 +284,9 @@ class GCSRequests:
             reason = f"no connection within {CONNECT_TIMEOUT_S} s"
             return UnavailableError(f"{place} does not answer: {reason}", reached=False)
         if isinstance(error, TimeoutError):
-            return UnavailableError(f"{place} does not answer: silent for {READ_TIMEOUT_S} s")
+            limit_s = self._first.limit_s(READ_TIMEOUT_S)
+            said = f"{place} does not answer: silent for {limit_s:g} s"
+            return UnavailableError(said, silent=not self._first.heard)
         if isinstance(error, ValueError | LookupError) and not isinstance(error, aiohttp.ClientError):
             return ConfigError(f"{place}: the option token cannot be understood: {error!r}")
         return UnavailableError(f"{place} does not answer: {error or type(error).__name__}")
@@ -293,17 +298,31 @@ def _is_valid(filesystem: GCSFileSystem) -> bool:
     return login.credentials is None or bool(login._credentials_valid(300))
 
 
-async def _exchange(request: Callable[[], "aiohttp.client._RequestContextManager"], *, again: bool) -> Answer:
+async def _exchange(
+    request: Callable[[], "aiohttp.client._RequestContextManager"],
+    first: FirstAnswer,
+    size: int,
+    *,
+    again: bool,
+) -> Answer:
     """Send a request and read the answer; a read is sent again where the service had let an idle connection go."""
     try:
-        async with request() as response:
-            return Answer(response.status, response.headers, await response.read())
+        return await _exchange_once(request, first, size)
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
         if not again:
             raise
-    async with request() as response:
+    return await _exchange_once(request, first, size)
+
+
+async def _exchange_once(
+    request: Callable[[], "aiohttp.client._RequestContextManager"], first: FirstAnswer, size: int
+) -> Answer:
+    async with asyncio.timeout(first.limit_s(math.inf, size)):
+        response = await request()
+    first.heard = True
+    async with response:
         return Answer(response.status, response.headers, await response.read())
 
 

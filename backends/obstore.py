@@ -36,7 +36,7 @@ from backends.errors import (
 )
 from backends.keys import check_key, is_key
 from backends.obstore_errors import Failure, failure
-from backends.patience import FIRST_ANSWER_S, FirstAnswer
+from backends.patience import FirstAnswer
 from backends.per_process import PerProcess
 
 if TYPE_CHECKING:
@@ -238,10 +238,11 @@ class ObstoreBackend(Backend):
     def _wait(self, future: "Future[T]") -> T:
         """Wait for a call: for the first answer of all not long, then as long as obstore does."""
         if not self._first.heard:
+            limit_s = self._first.limit_s(READ_TIMEOUT_S)
             with suppress(TimeoutError):
-                return future.result(FIRST_ANSWER_S)
+                return future.result(limit_s)
             if not self._first.heard:
-                said = f"{self._service} did not answer within {FIRST_ANSWER_S} s: {self.url}"
+                said = f"{self._service} did not answer within {limit_s:g} s: {self.url}"
                 raise UnavailableError(said, silent=True)
         return future.result()
 

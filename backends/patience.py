@@ -1,9 +1,9 @@
 """How long a service that has never answered is waited for: less than one that is known to be there."""
 
-__all__ = ["FIRST_ANSWER_S", "FirstAnswer"]
+__all__ = ["FirstAnswer"]
 
-FIRST_ANSWER_S = 12
-"""Seconds for connecting and for the first answer of all; a second such wait would end after the 15 s of `Retry`."""
+FIRST_ANSWER_S = 10
+"""Seconds for the first answer of all; a second such wait would end after the 15 s that `Retry` gives."""
 
 _SLOWEST = 64 << 10
 """Bytes a second: what is slower has stalled."""

@@ -29,8 +29,8 @@ class Retry:
     Attributes:
         tries: How often to ask in all.
         total_s: No further try begins later than this after the first failure.
-        connect_s: A service to which no connection can be made is given up when the next try, if it takes as long
-            as the last one, would end later than this after the first try began.
+        connect_s: A service to which no connection can be made, or that has never answered, is given up when the next
+            try, if it takes as long as the last one, would end later than this after the first try began.
         first_s: Limit of the first wait.
         longest_s: Limit of any wait.
         clock: Seconds that only grow.
@@ -64,7 +64,8 @@ class Retry:
                 first_failed = now if first_failed is None else first_failed
                 wait_s = self.jitter() * min(self.longest_s, self.first_s * 2 ** (number - 1))
                 wait_s = max(wait_s, error.retry_after_s or 0)
-                if not error.reached and now + wait_s + (now - began) - first_began > self.connect_s:
+                absent = error.silent or not error.reached
+                if absent and now + wait_s + (now - began) - first_began > self.connect_s:
                     raise
                 if now + wait_s - first_failed > self.total_s:
                     raise

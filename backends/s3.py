@@ -9,18 +9,25 @@ import asyncio
 import builtins
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from http import HTTPStatus
-from typing import Self
+from typing import Self, cast
 
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from backends import rfc3339
 from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range
-from backends.errors import BackendError, NotFoundError, PermissionDeniedError, UnsupportedError
+from backends.errors import (
+    BackendError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+    UnsupportedError,
+)
 from backends.keys import check_key, check_keys, check_prefix, is_key
+from backends.patience import FirstAnswer
 from backends.per_process import PerProcess
 from backends.retrying import Retry
 from backends.s3_errors import status_of, translated
@@ -57,6 +64,7 @@ class S3Backend(Backend):
         self.place = place
         self._filesystems = PerProcess(lambda: open_filesystem(place, self.stats))
         self._bucket_seen = False
+        self._first = FirstAnswer()
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
@@ -86,9 +94,9 @@ class S3Backend(Backend):
             span = f"bytes={start}-{end - 1}"
         else:
             span = f"bytes={start}{'-' if start > 0 else ''}" if start else ""
-        with translated(self.place, key, "get_object"):
+        with self._translated(key, "get_object"):
             filesystem = self._filesystems.get()
-            data: bytes = sync(filesystem.loop, _read, filesystem, self.place.bucket, name, span)
+            data: bytes = sync(filesystem.loop, self._read, filesystem, name, span)
         self._bucket_seen = True
         self.stats.count(received=len(data))
         return data
@@ -103,14 +111,14 @@ class S3Backend(Backend):
         async def read(filesystem: S3FileSystem, name: str, piece: Piece) -> bytes:
             key, start, end = piece
             async with limit:
-                with translated(self.place, key, "get_object"):
-                    return await _read(filesystem, self.place.bucket, name, f"bytes={start}-{end - 1}")
+                with self._translated(key, "get_object"):
+                    return await self._read(filesystem, name, f"bytes={start}-{end - 1}")
 
         async def read_all(filesystem: S3FileSystem) -> builtins.list[bytes | BaseException]:
             reads = (read(filesystem, name, piece) for name, piece in zip(names, pieces, strict=True))
             return await asyncio.gather(*reads, return_exceptions=True)
 
-        with translated(self.place, None, "get_object"):
+        with self._translated(None, "get_object"):
             filesystem = self._filesystems.get()
             answers: builtins.list[bytes | BaseException] = sync(filesystem.loop, read_all, filesystem)
         found = []
@@ -212,8 +220,9 @@ class S3Backend(Backend):
         return self.place.root + check_key(key)
 
     def _call(self, key: str | None, operation: str, **params: object) -> Params:
-        params.setdefault("timeout", PATIENCE_S)
-        with translated(self.place, key, operation):
+        limit_s = float(cast("float", params.get("timeout", PATIENCE_S)))
+        params["timeout"] = limit_s - PATIENCE_S + self._first.limit_s(PATIENCE_S)
+        with self._translated(key, operation):
             filesystem = self._filesystems.get()
             answer: Params = filesystem.call_s3(operation, Bucket=self.place.bucket, **params)
         self._bucket_seen = True
@@ -223,23 +232,40 @@ class S3Backend(Backend):
         """Ask again in a way that has an answer in words, which `HEAD` has not: raise what it says."""
         if isinstance(error, NotFoundError) and self._bucket_seen:
             return
-        with suppress(NotFoundError), translated(self.place, key, "get_object"):
+        with suppress(NotFoundError), self._translated(key, "get_object"):
             filesystem = self._filesystems.get()
-            sync(filesystem.loop, _read, filesystem, self.place.bucket, name, "bytes=0-0")
+            sync(filesystem.loop, self._read, filesystem, name, "bytes=0-0")
         self._bucket_seen = True
 
+    async def _read(self, filesystem: S3FileSystem, name: str, span: str) -> bytes:
+        """Read a range, or all where `span` is empty; a range past the end is empty."""
+        asked = {"Range": span} if span else {}
+        bucket = self.place.bucket
+        try:
+            async with asyncio.timeout(self._first.limit_s(math.inf)):
+                answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=name, **asked)
+        except OSError as error:
+            if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                return b""
+            raise
+        self._first.heard = True
+        async with answer["Body"] as body:
+            data: bytes = await body.read()
+        if span and "ContentRange" not in answer:
+            raise UnsupportedError(
+                f"the service of the bucket {bucket} answers a range with the whole object"
+            )
+        return data
 
-async def _read(filesystem: S3FileSystem, bucket: str, name: str, span: str) -> bytes:
-    """Read a range, or all where `span` is empty; a range past the end is empty."""
-    asked = {"Range": span} if span else {}
-    try:
-        answer = await filesystem._call_s3("get_object", Bucket=bucket, Key=name, **asked)
-    except OSError as error:
-        if status_of(error) == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return b""
-        raise
-    async with answer["Body"] as body:
-        data: bytes = await body.read()
-    if span and "ContentRange" not in answer:
-        raise UnsupportedError(f"the service of the bucket {bucket} answers a range with the whole object")
-    return data
+    @contextmanager
+    def _translated(self, key: str | None, operation: str) -> Iterator[None]:
+        """Turn what the libraries raise into our errors, and see whether the service is there at all."""
+        try:
+            with translated(self.place, key, operation):
+                yield
+        except BackendError as error:
+            self._first.heard |= error.__cause__ is not None and bool(status_of(error.__cause__))
+            if isinstance(error, UnavailableError):
+                error.silent = error.reached and not self._first.heard
+            raise
+        self._first.heard = True

@@ -17,6 +17,7 @@ from requests.auth import HTTPBasicAuth, HTTPDigestAuth
 from webdav3.client import Client
 
 from backends.base import Data, Stats
+from backends.patience import FirstAnswer
 
 __all__ = [
     "CONNECT_TIMEOUT_S",
@@ -110,7 +111,7 @@ def body_of(data: Data) -> "Body | bytes":
     )
 
 
-def new_client(origin: str, login: Login, *, verify: bool | str, stats: Stats) -> Client:
+def new_client(origin: str, login: Login, *, verify: bool | str, stats: Stats, first: FirstAnswer) -> Client:
     """Make a client of webdavclient3; nothing is sent.
 
     Args:
@@ -118,12 +119,12 @@ def new_client(origin: str, login: Login, *, verify: bool | str, stats: Stats) -
         login: Who asks.
         verify: Whether to check the certificate, or the file with the CA certificates to check it by.
         stats: Counts every request that is sent, those that are answered by 401 too.
+        first: Whether the server has ever answered.
     """
     client = Client(
         {
             "webdav_hostname": origin,
             "webdav_disable_check": True,  # else every call begins with up to three HEADs
-            "webdav_timeout": (CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
         }
     )
     # What the environment says about proxies and certificates, read once: requests reads it for every request.
@@ -133,7 +134,7 @@ def new_client(origin: str, login: Login, *, verify: bool | str, stats: Stats) -
     if verify is True:
         client.verify = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
     client.http_header["list"] = ["Accept: */*", "Content-Type: application/xml"]
-    adapter = _Adapter(stats)
+    adapter = _Adapter(stats, first)
     client.session.mount("http://", adapter)
     client.session.mount("https://", adapter)
     client.session.hooks["response"].append(_refuse)
@@ -149,8 +150,9 @@ def _refuse(response: requests.Response, **_: object) -> None:
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: Stats, first: FirstAnswer) -> None:
         self._stats = stats
+        self._first = first
         super().__init__(pool_connections=2, pool_maxsize=_POOL_SIZE, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
@@ -163,7 +165,10 @@ class _Adapter(HTTPAdapter):
         else:
             sent = int(request.headers.get("Content-Length") or 0) if method == "PUT" else 0
             self._stats.count(_KINDS.get(method, method.lower()), sent=sent)
-        return super().send(request, *args, **options)
+        options["timeout"] = (CONNECT_TIMEOUT_S, self._first.limit_s(READ_TIMEOUT_S))
+        response = super().send(request, *args, **options)
+        self._first.heard = True
+        return response
 
 
 class _Auth(HTTPDigestAuth):

@@ -25,6 +25,7 @@ from backends.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from backends.patience import FirstAnswer
 from backends.webdav_http import CONNECT_TIMEOUT_S, READ_TIMEOUT_S, Body, Login, RefusedError, new_client
 
 __all__ = ["DAVEntry", "DAVSession"]
@@ -109,6 +110,7 @@ class DAVSession:
         self._login = login or Login()
         self._verify = verify
         self._stats = stats or Stats()
+        self._first = FirstAnswer()
         self._made: tuple[int, Client] | None = None
 
     def request(
@@ -210,7 +212,9 @@ class DAVSession:
         """Return this process's client. Two threads may both make one: the later one stays, both work."""
         made = self._made
         if made is None or made[0] != os.getpid():
-            client = new_client(self.origin, self._login, verify=self._verify, stats=self._stats)
+            client = new_client(
+                self.origin, self._login, verify=self._verify, stats=self._stats, first=self._first
+            )
             if self._login.username and self._login.auth != "basic":
                 self._introduce(client)
             made = self._made = (os.getpid(), client)
@@ -279,7 +283,9 @@ class DAVSession:
             reason = f"no connection within {CONNECT_TIMEOUT_S} s"
             return UnavailableError(f"{self.origin} does not answer: {reason}", reached=False)
         if isinstance(error, requests.Timeout | urllib3.exceptions.TimeoutError | TimeoutError):
-            return UnavailableError(f"{self.origin} does not answer: silent for {READ_TIMEOUT_S} s")
+            limit_s = self._first.limit_s(READ_TIMEOUT_S)
+            said = f"{self.origin} does not answer: silent for {limit_s:g} s"
+            return UnavailableError(said, silent=not self._first.heard)
         inside = _innermost(error)
         reached = not isinstance(inside, urllib3.exceptions.NewConnectionError)
         said = re.sub(r"^HTTPS?Connection\([^)]*\): ", "", str(inside)) or type(inside).__name__

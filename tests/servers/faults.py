@@ -21,7 +21,7 @@ class Fault:
         method: Of HTTP; "" for any.
         part: Must be in the request's path and query.
         action: `answer` in place of the server; `drop` the connection before the server gets the request; `lose` the
-            answer after it did; `stall` until the proxy ends; or let it `pass`.
+            answer after it did; `stall` until the proxy ends; `pause` for two seconds; or let it `pass`.
         status: For `answer`.
         headers: For `answer`.
         body: For `answer`.
@@ -30,7 +30,7 @@ class Fault:
 
     method: str
     part: str = ""
-    action: Literal["answer", "drop", "lose", "pass", "stall"] = "answer"
+    action: Literal["answer", "drop", "lose", "pass", "pause", "stall"] = "answer"
     status: int = 503
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
@@ -80,6 +80,8 @@ def faulty_proxy(upstream: int) -> Iterator[FaultyProxy]:
                     ended.wait(60)
                 self.close_connection = True
             else:
+                if fault and fault.action == "pause":
+                    ended.wait(2)
                 connection = http.client.HTTPConnection("127.0.0.1", upstream)
                 connection.request(self.command, self.path, body, dict(self.headers))
                 answer = connection.getresponse()
