@@ -27,7 +27,9 @@ def test_it_prints_the_path_or_the_folder() -> None:
 
 def test_without_a_compiler_it_says_what_is_missing(tmp_path: Path) -> None:
     for package in ("ltx", "backends", "vfs"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
     found = ltx("extension", path=tmp_path)
     assert found.returncode == 1
     assert found.stdout == ""
