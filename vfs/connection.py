@@ -1,10 +1,12 @@
 """Opening a replica: as a connection, or as a URI for whoever opens databases by name."""
 
+import os
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode, urlsplit
 
 import apsw
 
+from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
 from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, VFS_NAME, hand_over
 
@@ -20,6 +22,8 @@ def connect(
     cache_size: int = DEFAULT_CACHE_SIZE,
     timeout: float = DEFAULT_TIMEOUT_S,
     pin: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir_size: int = DEFAULT_DISK_SIZE,
     **storage_options: object,
 ) -> apsw.Connection:
     """Open a replica for queries.
@@ -38,6 +42,9 @@ def connect(
         timeout: Seconds that one wait for the storage may take.
         pin: See to it that a long transaction, or a time that was set, can be read to its end: what it still needs of
             files that merges and retention are about to delete is fetched to a temporary file.
+        cache_dir: A folder to keep pages in between runs, for all processes that name it; None for the one that
+            LITESTREAM_CACHE_DIR names, if it does.
+        cache_dir_size: Bytes that all replicas together may take there.
         storage_options: Handed to the backend.
 
     Returns:
@@ -51,7 +58,14 @@ def connect(
     """
     if isinstance(txid, int):
         txid = f"{txid:016x}"
-    source = open_source(url, cache_size, timeout, storage_options)
+    source = open_source(
+        url,
+        cache_size,
+        timeout,
+        storage_options,
+        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        cache_dir_size=cache_dir_size,
+    )
     pinned = {"pin": "1"} if pin else {}
     name = _name(
         url,

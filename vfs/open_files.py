@@ -16,6 +16,7 @@ from ltx.format.index import PageIndex, index_range
 from ltx.replica.apply import FileError
 from vfs.cache import PageCache, PageKey
 from vfs.index_search import SearchedIndex
+from vfs.kept_files import KeptFiles
 from vfs.view import OpenFile
 from vfs.waiting import ForkedLock
 
@@ -49,8 +50,9 @@ _Identity = tuple[str, int, str]
 class FileOpener:
     """Opens files of one replica, each once for as long as somebody uses it. Safe to use from several threads."""
 
-    def __init__(self, replica: Replica, cache: PageCache) -> None:
+    def __init__(self, replica: Replica, cache: PageCache, kept: KeptFiles | None = None) -> None:
         self._replica = replica
+        self._kept = kept
         self._cache = cache
         self._open: WeakValueDictionary[_Identity, OpenFile] = WeakValueDictionary()
         self._numbers: dict[tuple[str, int, bytes], int] = {}
@@ -72,9 +74,18 @@ class FileOpener:
         known = {file: self._open.get(_identity(file)) for file in files if file.version}
         found = {file: opened for file, opened in known.items() if opened is not None}
         wanted = [file for file in files if file not in found]
+        kept = self._kept.proven(wanted, self._replica.backend) if self._kept else {}
         for some in _batches(_ends_of(wanted)):
-            read = iter(self._replica.backend.get_ranges([piece for ends in some for piece in ends.pieces]))
             for ends in some:
+                if ends.file in kept:
+                    ends.take(kept[ends.file])
+            lacking = [ends for ends in some if not ends.read]
+            read = iter(
+                self._replica.backend.get_ranges([piece for ends in lacking for piece in ends.pieces])
+                if lacking
+                else ()
+            )
+            for ends in lacking:
                 ends.read = [next(read) for _ in ends.pieces]
             for ends, opened in zip(some, self._open_all(some), strict=True):
                 found[ends.file] = opened
@@ -137,7 +148,7 @@ class FileOpener:
                 if len(ends.tail) < ends.pieces[-1][2] - ends.pieces[-1][1]:
                     raise TruncatedError("it is shorter than its listing says", offset=file.size)
                 start, end = index_range(ends.tail, file.size)
-            if start < ends.base and end - start <= room:
+            if start < ends.base and ends.index is None and end - start <= room:
                 long[file] = (file.key, start, end)
                 room -= end - start
         raw = (
@@ -147,7 +158,12 @@ class FileOpener:
         )
         for ends in some:
             with _named(ends.file):
-                yield self._open_one(ends, raw.get(ends.file))
+                opened = self._open_one(ends, raw.get(ends.file) or ends.index)
+            if self._kept and not ends.was_kept:
+                self._kept.keep_opening(
+                    ends.file, ends.tail[-TRAILER_SIZE:], ends.to_keep(raw.get(ends.file))
+                )
+            yield opened
 
     def _open_one(self, ends: "_Ends", raw: bytes | None) -> OpenFile:
         file, tail, base = ends.file, ends.tail, ends.base
@@ -202,6 +218,8 @@ class FileOpener:
                 if len(self._numbers) >= _MOST_NUMBERS:  # forgetting one costs its pages in the cache
                     del self._numbers[next(iter(self._numbers))]
                 self._numbers[key] = next(self._next_number)
+                if self._kept:
+                    self._kept.name(self._numbers[key], file, trailer)
             return self._numbers[key]
 
 
@@ -222,11 +240,28 @@ class _Ends:
         file: The file.
         pieces: Which bytes.
         read: What was read, for each piece.
+        index: The page index, where it was kept and lies before the last piece.
+        was_kept: Whether nothing had to be read.
     """
 
     file: LTXFile
     pieces: tuple[Piece, ...]
     read: list[bytes] = field(default_factory=list)
+    index: bytes | None = None
+    was_kept: bool = False
+
+    def take(self, kept: Sequence[tuple[int, bytes]]) -> None:
+        """Take what was kept of an earlier opening: the first and the last piece, or all, and an index between."""
+        count = 1 if len(kept) == 1 else 2
+        self.pieces = tuple((self.file.key, start, start + len(data)) for start, data in kept[:count])
+        self.read = [data for _, data in kept[:count]]
+        self.index = kept[count][1] if len(kept) > count else None
+        self.was_kept = True
+
+    def to_keep(self, index: bytes | None) -> Sequence[tuple[int, bytes]]:
+        """Return what to keep for the next opening."""
+        pieces = [(start, data) for (_, start, _), data in zip(self.pieces, self.read, strict=True)]
+        return pieces if index is None else [*pieces, (0, index)]
 
     @property
     def tail(self) -> bytes:

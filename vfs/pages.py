@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from backends import Backend, NotFoundError, UnavailableError
 from ltx import CorruptError
 from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
 from vfs.cache import Frame, PageCache, PageKey
+from vfs.kept_files import KeptFiles
 from vfs.view import Doubt, Run, View
 from vfs.waiting import ForkedLock, Interrupted, Waiter
 
@@ -57,12 +59,16 @@ class PageReader:
         backend: Where the replica lies.
         cache: Of pages.
         waiter: Waits for the backend.
+        kept: A cache on disk.
     """
 
-    def __init__(self, backend: Backend, cache: PageCache, waiter: Waiter) -> None:
+    def __init__(
+        self, backend: Backend, cache: PageCache, waiter: Waiter, kept: KeptFiles | None = None
+    ) -> None:
         self._backend = backend
         self._cache = cache
         self._waiter = waiter
+        self._kept = kept
         self._flights: dict[PageKey, _Flight] = {}
         self._lock = ForkedLock()
 
@@ -230,20 +236,42 @@ class PageReader:
 
     def _fetch(self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Frames:
         """Read runs, put their frames into the cache, and take them for the newest if what is in doubt was right."""
-        frames = {
+        frames: dict[PageKey, Frame] = {}
+        lacking = list(runs)
+        if self._kept:
+            for run in runs:
+                kept = self._kept.frames(run)
+                frames.update(((run.file.number, pgno), frame) for pgno, frame in kept.items())
+            lacking = [part for run in runs if (part := _part_lacking(run, frames))]
+        new = {
             (run.file.number, pgno): Frame(data[start : start + size])
-            for run, read in zip(runs, self._read(runs, doubts), strict=True)
+            for run, read in zip(lacking, self._read(lacking, doubts), strict=True)
             for data in (memoryview(read),)
             for pgno, start, size in run.frames
             if start < len(data)
         }
+        if self._kept and new:
+            self._waiter.start(partial(self._keep_on_disk, view.page_size, new), lambda: False)
+        frames.update(new)
         self._cache.put((key, frame) for key, frame in frames.items() if key not in self._cache)
         view.trust(pgno for _, pgno in frames)
         return frames
 
+    def _keep_on_disk(self, page_size: int, frames: Frames) -> None:
+        """Keep what is right."""
+        whole = {}
+        for key, frame in frames.items():
+            with suppress(CorruptError):
+                decode_frame(frame, key[1], page_size)
+                whole[key] = frame
+        if self._kept:
+            self._kept.keep(whole)
+
     def _read(self, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Sequence[bytes]:
         """Read runs, and see at the same time that what is in doubt about them is right."""
         parts: list[Run | Doubt] = [*doubts, *runs]
+        if not parts:
+            return ()
         try:
             read = self._backend.get_ranges([(each.file.file.key, each.start, each.end) for each in parts])
         except NotFoundError as error:
@@ -316,6 +344,21 @@ def _batches(runs: Iterable[Run], view: View) -> Iterator[tuple[list[Run], list[
         doubts.update(((doubt.file.number, doubt.place), doubt) for doubt in view.doubts(run.frames[0][0]))
     if batch:
         yield batch, [*doubts.values()]
+
+
+def _part_lacking(run: Run, known: Frames) -> Run | None:
+    """Return the part of a run from the first to the last frame that is not known; None where all are."""
+    places = [place for place, (pgno, _, _) in enumerate(run.frames) if (run.file.number, pgno) not in known]
+    if not places:
+        return None
+    frames = run.frames[places[0] : places[-1] + 1]
+    shift, (_, last, size) = frames[0][1], frames[-1]
+    return Run(
+        run.file,
+        run.start + shift,
+        run.start + last + size,
+        tuple((pgno, start - shift, length) for pgno, start, length in frames),
+    )
 
 
 def _check_commit(view: View, page_one: bytes) -> None:

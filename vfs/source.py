@@ -1,6 +1,7 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
 import math
+import os
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -27,7 +28,9 @@ from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache, PageKey
+from vfs.disk_cache import DEFAULT_DISK_SIZE, DIR_VARIABLE, DiskCache, open_disk_cache
 from vfs.keeper import Keeper
+from vfs.kept_files import KeptFiles
 from vfs.next_files import files_behind
 from vfs.open_files import TAIL_SIZE, FileOpener
 from vfs.pages import PageReader
@@ -59,16 +62,23 @@ class Source:
         replica: The replica.
         cache_size: Bytes of pages to keep in memory.
         timeout_s: How long one wait for the storage may take.
+        disk: Keeps pages and indexes between runs.
     """
 
     def __init__(
-        self, replica: Replica, *, cache_size: int = DEFAULT_CACHE_SIZE, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        replica: Replica,
+        *,
+        cache_size: int = DEFAULT_CACHE_SIZE,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        disk: DiskCache | None = None,
     ) -> None:
         self.replica = replica
         self.cache = PageCache(cache_size)
-        self._files = FileOpener(replica, self.cache)
+        kept = KeptFiles(disk, replica.url) if disk else None
+        self._files = FileOpener(replica, self.cache, kept)
         self._waiter = Waiter(replica.url, timeout_s)
-        self.pages = PageReader(replica.backend, self.cache, self._waiter)
+        self.pages = PageReader(replica.backend, self.cache, self._waiter, kept)
         self.keeper = Keeper(replica.files, self.pages)
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._latest: View | None = None
@@ -370,10 +380,26 @@ _sources: WeakValueDictionary[tuple[object, ...], Source] = WeakValueDictionary(
 _sources_lock = ForkedLock()
 
 
-def open_source(url: str, cache_size: int, timeout_s: float, options: dict[str, object]) -> Source:
+def open_source(
+    url: str,
+    cache_size: int,
+    timeout_s: float,
+    options: dict[str, object],
+    *,
+    cache_dir: str | None = None,
+    cache_dir_size: int = DEFAULT_DISK_SIZE,
+) -> Source:
     """Return the source of a replica; the same one for the same place, options and limits while it is in use.
 
     The place is what the URL means now: a relative path and the environment can give it another meaning later.
+
+    Args:
+        url: The replica.
+        cache_size: Bytes of pages to keep in memory.
+        timeout_s: How long one wait for the storage may take.
+        options: For the backend.
+        cache_dir: A folder to keep pages in between runs; None for the environment's, "" for none.
+        cache_dir_size: Bytes that all together may take there.
 
     Raises:
         backends.ConfigError: The URL, an option or a limit is wrong.
@@ -382,11 +408,13 @@ def open_source(url: str, cache_size: int, timeout_s: float, options: dict[str, 
         raise ConfigError(f"cache_size is a number of bytes, not {cache_size}")
     if not 0 < timeout_s < 1 << 31:
         raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s}")
+    folder = os.environ.get(DIR_VARIABLE, "") if cache_dir is None else cache_dir
+    disk = open_disk_cache(folder, cache_dir_size) if folder else None
     replica = Replica.open(url, **options)
-    key = (url, replica.url, cache_size, timeout_s, repr(sorted(options.items())))
+    key = (url, replica.url, cache_size, timeout_s, repr(sorted(options.items())), disk)
     with _sources_lock.now:
         source = _sources.get(key)
         if source is None:
-            source = Source(replica, cache_size=cache_size, timeout_s=timeout_s)
+            source = Source(replica, cache_size=cache_size, timeout_s=timeout_s, disk=disk)
             _sources[key] = source
         return source

@@ -14,6 +14,7 @@ import apsw
 
 from backends import ConfigError
 from vfs.default_vfs import use_default_vfs
+from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.errors import ReadOnlyError, coded
 from vfs.file import ReplicaFile
 from vfs.functions import add_functions
@@ -28,7 +29,18 @@ DEFAULT_POLL_INTERVAL_S = 1.0
 
 _OF_SQLITE = {"vfs", "mode", "cache", "psow", "nolock", "immutable", "modeof"}
 _WITHOUT_LOCKS = {"nolock", "immutable"}
-_OURS = {"replica_url", "poll_interval", "cache_size", "timeout", "at", "txid", "source", "pin"}
+_OURS = {
+    "replica_url",
+    "poll_interval",
+    "cache_size",
+    "cache_dir",
+    "cache_dir_size",
+    "timeout",
+    "at",
+    "txid",
+    "source",
+    "pin",
+}
 _NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
 _OFF = {"", "0", "false", "no", "off"}
 
@@ -145,6 +157,8 @@ def open_file(
             int(number(parameters, "cache_size", DEFAULT_CACHE_SIZE)),
             number(parameters, "timeout", DEFAULT_TIMEOUT_S),
             {},
+            cache_dir=parameters.get("cache_dir"),
+            cache_dir_size=int(number(parameters, "cache_dir_size", DEFAULT_DISK_SIZE)),
         )
     return ReplicaFile(
         source,
@@ -163,7 +177,7 @@ def number(parameters: Mapping[str, str], name: str, default: float) -> float:
         return default
     scale = 1.0
     for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
-        if text.endswith(suffix) and name != "cache_size":
+        if text.endswith(suffix) and not name.endswith("_size"):
             text, scale = text.removesuffix(suffix), factor
             break
     try:
