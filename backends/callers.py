@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -32,8 +33,9 @@ class Callers:
         self._threads = self._free = 0
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Run a call in one of the threads."""
+        """Run a call in one of the threads, on behalf of whoever submits it."""
         future: Future[T] = Future()
+        context = copy_context()
         with self._lock:
             if self._free > 0:
                 self._free -= 1
@@ -43,7 +45,7 @@ class Callers:
                 threading.Thread(target=self._work, name=name, daemon=True).start()
             else:
                 self._free -= 1  # whoever is done next takes it
-        self._calls.put((future, call))
+        self._calls.put((future, lambda: context.run(call)))
         return future
 
     def _work(self) -> None:

@@ -176,6 +176,9 @@ def test_sql_is_answered_where_it_lies(user: User, ours: Replicated, tmp_path: P
     url = _urls(user, "ours")[-1]
     assert user.query(url) == _answer(ours.states[2])
     assert user.query(url, "--at", ours.at) == _answer(ours.states[1])
+    cost = json.loads(user.query(url, "PRAGMA litestream_stats").splitlines()[0])
+    assert cost["requests"] >= 2
+    assert cost["bytes"] > 100
     assert _answer(ours.states[1]) != _answer(ours.states[2])
 
 
