@@ -92,6 +92,9 @@ def replicate(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Go on with a replica even if another database wrote to it last.")
     ] = False,
+    wal: Annotated[
+        bool, typer.Option("--wal", help="Bring a database with a rollback journal into WAL mode.")
+    ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log JSON lines instead of text.")] = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
@@ -116,7 +119,7 @@ def replicate(
         words = tuple(shlex.split(command)) if command else ()
     except ValueError as error:
         raise usage_error(f"--exec: {error}") from error
-    given = Given(words, restore, sync_interval, socket, metrics or "", upkeep, adopt, log_json)
+    given = Given(words, restore, sync_interval, socket, metrics or "", upkeep, adopt, wal, log_json)
     if database is not None:
         _check_arguments(database, urls, config, strict or no_expand_env)
         places = tuple(Place(url, parsed_options(storage_option)) for url in urls or ())

@@ -34,6 +34,7 @@ class Given:
     metrics: str
     upkeep: bool
     adopt: bool
+    wal: bool
     log_json: bool
 
     def over(self, found: Configuration) -> Configuration:
@@ -59,6 +60,7 @@ class Given:
             sync_interval_s=found.sync_interval_s if interval_s is None else interval_s,
             upkeep=replace(found.upkeep, enabled=self.upkeep and found.upkeep.enabled),
             adopt=self.adopt,
+            wal=self.wal,
             restore=found.restore or (self.restore and named),
         )
 
@@ -98,6 +100,8 @@ def replicate_once_each(given: Given, found: Configuration, *, stats: bool) -> N
     configuration = given.over(found)
     if given.command or any(len(each.places) > 1 for each in configuration.databases):
         raise usage_error("--once takes one URL and no --exec")
+    if given.wal:
+        raise usage_error("--once changes no database: --wal is for following one")
     databases = [*configuration.databases]
     if configuration.folders:
         databases += (
@@ -122,7 +126,13 @@ def _replicate_once(each: Replicated, *, stats: bool) -> None:
         if each.settings.restore and not each.path.exists() and replica.files():
             replica.restore(each.path)
         with progress_bar("comparing pages", in_bytes=False) as progress:
-            published = replicate_once(each.path, replica, progress=progress, folder=each.settings.folder)
+            published = replicate_once(
+                each.path,
+                replica,
+                adopt=each.settings.adopt,
+                progress=progress,
+                folder=each.settings.folder,
+            )
         where = replica.url
     if published is None:
         print(f"nothing was published: {where} has all that is committed")

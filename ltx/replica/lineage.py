@@ -16,7 +16,16 @@ from pathlib import Path
 from backends import Backend, NotFoundError
 from ltx.sqlite import sync_folder
 
-__all__ = ["LINEAGE_KEY", "Lineage", "Writer", "meta_folder", "note_restored", "read_lineage", "read_writer"]
+__all__ = [
+    "LINEAGE_KEY",
+    "Lineage",
+    "Writer",
+    "meta_folder",
+    "name_writer",
+    "note_restored",
+    "read_lineage",
+    "read_writer",
+]
 
 LINEAGE_KEY = "lineage.json"
 
@@ -102,6 +111,15 @@ def read_writer(backend: Backend) -> Writer | None:
                 int(str(found["pid"])),
             )
     return None
+
+
+def name_writer(backend: Backend, writer: Writer, *, if_absent: bool = False) -> None:
+    """Let a replica say who wrote to it last.
+
+    Raises:
+        AlreadyExistsError: It says so of somebody already, and only a new replica was meant.
+    """
+    backend.put(LINEAGE_KEY, json.dumps(asdict(writer)).encode(), if_absent=if_absent)
 
 
 def note_restored(backend: Backend, output: Path, txid: int) -> None:

@@ -69,6 +69,11 @@ class Replica:
 
     Listings are never cached; headers are, since files never change.
 
+    Attributes:
+        backend: The storage.
+        layout: Where the files lie on it, as of the last listing.
+        has_lineage: Whether the last listing showed who wrote here.
+
     Args:
         backend: The storage, its root being the replica's.
     """
@@ -77,7 +82,7 @@ class Replica:
         self.backend = backend
         self.layout: Layout = native_layout(backend.scheme)
         self._headers: dict[tuple[str, int, str], Header] = {}
-        self._has_lineage = False
+        self.has_lineage = False
 
     @classmethod
     def open(cls, url: str, **storage_options: object) -> Self:
@@ -105,7 +110,7 @@ class Replica:
         """
         native = native_layout(self.backend.scheme)
         objects = [*self.backend.list()]
-        self._has_lineage = any(info.key == LINEAGE_KEY for info in objects)
+        self.has_lineage = any(info.key == LINEAGE_KEY for info in objects)
         found, self.layout = files_of(objects, native)
         return [file for file in found if level is None or file.level == level]
 
@@ -263,7 +268,7 @@ class Replica:
 
     def _note_lineage(self, output: Path, txid: TXID) -> None:
         """Let whoever replicates the output know what it is; that it cannot be written down is in nobody's way."""
-        if self._has_lineage:
+        if self.has_lineage:
             with suppress(BackendError, OSError):
                 note_restored(self.backend, output, txid)
 

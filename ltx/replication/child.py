@@ -39,7 +39,7 @@ def main() -> None:
 
     try:
         replicas = [uploading(Replica.open(url, **given["storage_options"])) for url in given["urls"]]
-        settings = Settings(sync_interval_s=given["sync_interval_s"])
+        settings = Settings(sync_interval_s=given["sync_interval_s"], wal=given["wal"])
         database = Database(given["database"], replicas, settings)
         daemon = Daemon([database], flush_s=given["flush_s"])
         daemon.start()

@@ -28,6 +28,7 @@ class Replication:
         *,
         sync_interval: float,
         flush_timeout: float,
+        wal: bool,
         storage_options: Mapping[str, object],
     ) -> None:
         self._given = {
@@ -35,6 +36,7 @@ class Replication:
             "urls": [str(url) for url in urls],
             "sync_interval_s": sync_interval,
             "flush_s": flush_timeout,
+            "wal": wal,
             "storage_options": dict(storage_options),
         }
         self._flush_s = flush_timeout
@@ -152,6 +154,7 @@ def replicate(
     *,
     sync_interval: float = 1.0,
     flush_timeout: float = 30.0,
+    wal: bool = False,
     storage_options: Mapping[str, object] | None = None,
 ) -> Replication:
     """Keep a replica of a database current for as long as a `with` block lasts.
@@ -168,6 +171,7 @@ def replicate(
         sync_interval: The shortest time in seconds from one transaction of the replica to the next; the first commit
             after a quiet time goes at once.
         flush_timeout: For how many seconds the end of the block tries to upload what is left.
+        wal: Bring a database with a rollback journal into WAL mode; else it is left as it is.
         storage_options: What a URL cannot hold, handed to the storage.
     """
     urls = [url] if isinstance(url, str) else list(url)
@@ -176,5 +180,6 @@ def replicate(
         urls,
         sync_interval=sync_interval,
         flush_timeout=flush_timeout,
+        wal=wal,
         storage_options=storage_options or {},
     )

@@ -18,7 +18,6 @@ import apsw
 
 from backends import BackendError
 from ltx.errors import ConflictError, DatabaseError
-from ltx.format import format_txid
 from ltx.replica.lineage import Writer, meta_folder
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, table_path_of
@@ -29,9 +28,9 @@ from ltx.replication.identity import Identity
 from ltx.replication.line import Line
 from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
-from ltx.replication.rollback import RollbackSource
+from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
 from ltx.replication.source import MovedError, PinnedDatabase
-from ltx.replication.table import open_table, page_hash
+from ltx.replication.table import open_table
 from ltx.replication.upload import Uploader
 
 __all__ = ["Database", "Settings", "Status"]
@@ -55,6 +54,7 @@ class Settings:
         look_s: Seconds after which the database is looked at even if no file event says that it changed.
         folder: Where replication keeps its own state; None for a folder beside the database.
         restore: Whether to restore the database from a replica where it is missing.
+        wal: Whether to bring a database with a rollback journal into WAL mode, as soon as nobody holds a lock on it.
     """
 
     sync_interval_s: float = 1.0
@@ -65,6 +65,7 @@ class Settings:
     look_s: float = 10.0
     folder: Path | None = None
     restore: bool = False
+    wal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +201,10 @@ class Database:
         if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
             behind = max(newest, self.line.txid)
             self._theirs = uploader.last_writer()
-            if not self.settings.adopt:
-                self._check_lineage(uploader, newest)
+            self._stranger = None
+            knows, url = self.line.txid > 0, uploader.replica.url
+            if not self.settings.adopt and self._identity.is_stranger(self._theirs, url, newest, knows=knows):
+                self._stranger = uploader
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
@@ -213,28 +216,10 @@ class Database:
             except Exception as error:  # noqa: BLE001 - its status says it
                 each.error = error
 
-    def _check_lineage(self, uploader: Uploader, newest: int) -> None:
-        """Refuse to go on with a replica that another one took over; of a stranger's the pages will tell.
-
-        Raises:
-            ConflictError: Somebody else wrote there what this database never had.
-        """
-        theirs, ours = self._theirs, self._identity
-        self._stranger = None
-        if theirs is not None and ours.wrote(theirs):
-            return
-        if theirs is not None and ours.is_of(theirs) and ours.restored_txid == newest:
-            return  # it was restored to all that is there
-        if theirs is not None and (self.line.txid or ours.is_of(theirs)):
-            raise ConflictError(
-                f"{uploader.replica.url} was written to by {theirs}, up to TXID {format_txid(newest)}, and {self.path} does "
-                "not have all of it: restore it anew, or go on with it all the same (--adopt)"
-            )
-        if not self.line.txid:
-            self._stranger = uploader
-
     def _sync(self) -> None:
         try:
+            if self.settings.wal and self._capture is None and bring_into_wal_mode(self.path):
+                self._let_go()
             if self._rollback is None and self._capture is None:
                 self._begin()
             if self._rollback is not None:
@@ -326,23 +311,13 @@ class Database:
             self.line.stage_snapshot(source)
 
     def _check_kinship(self, source: PinnedDatabase, url: str) -> None:
-        """Refuse to go on with a replica, of which nothing is known here, that has little in common with the database.
-
-        Raises:
-            ConflictError: Fewer than half of the pages are equal.
-        """
-        with open_table(self.line.table_path) as table:
-            if table is None:
-                return  # nothing can be restored from there: nobody's history is in danger
-            same = sum(table.hash_of(pgno) == page_hash(page) for pgno, page in source.pages())
-            least = min(source.commit, table.commit)
-        if same * 2 < least:
+        try:
+            with open_table(self.line.table_path) as table:
+                self._identity.check_kinship(source, table, url)
+        except ConflictError:
             self.line.table_path.unlink()  # nothing is to remember that we came here
             self._opened = False
-            raise ConflictError(
-                f"{url} holds another database than {self.path}: of {source.commit} pages {same} are the same; "
-                "check the URL, or go on with it all the same (--adopt)"
-            )
+            raise
 
     def _sync_rollback(self, rollback: RollbackSource) -> None:
         with rollback.changed(always=self._wanted()) as source:

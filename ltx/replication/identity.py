@@ -5,7 +5,11 @@ import secrets
 import socket
 from pathlib import Path
 
+from ltx.errors import ConflictError
+from ltx.format import format_txid
 from ltx.replica.lineage import Lineage, Writer, read_lineage
+from ltx.replication.source import PinnedDatabase
+from ltx.replication.table import PageTable, page_hash
 
 __all__ = ["Identity"]
 
@@ -47,6 +51,49 @@ class Identity:
         if theirs.host != socket.gethostname():
             return False
         return theirs.path == str(self.path) or (self.is_of(theirs) and theirs.inode == self._inode())
+
+    def is_stranger(self, theirs: Writer | None, url: str, newest: int, *, knows: bool) -> bool:
+        """Whether only the pages can tell if the database may go on with a replica that is ahead of what is known here.
+
+        Args:
+            theirs: Who wrote to the replica last.
+            url: The replica.
+            newest: Its last transaction.
+            knows: Whether anything is known here of the replica.
+
+        Raises:
+            ConflictError: Somebody else wrote there what this database never had.
+        """
+        if theirs is not None and self.wrote(theirs):
+            return False
+        if theirs is not None and self.is_of(theirs) and self.restored_txid == newest:
+            return False  # it was restored to all that is there
+        if theirs is not None and (knows or self.is_of(theirs)):
+            raise ConflictError(
+                f"{url} was written to by {theirs}, up to TXID {format_txid(newest)}, and {self.path} does not have all "
+                "of it: restore it anew, or go on with it all the same (--adopt)"
+            )
+        return not knows
+
+    def check_kinship(self, source: PinnedDatabase, table: PageTable | None, url: str) -> None:
+        """Refuse to go on with a stranger's replica that has little in common with the database.
+
+        Args:
+            source: The database.
+            table: What the replica has; None where nothing can be restored from it, so that nobody's history is in danger.
+            url: The replica.
+
+        Raises:
+            ConflictError: Fewer than half of the pages are equal.
+        """
+        if table is None:
+            return
+        same = sum(table.hash_of(pgno) == page_hash(page) for pgno, page in source.pages())
+        if same * 2 < min(source.commit, table.commit):
+            raise ConflictError(
+                f"{url} holds another database than {self.path}: of {source.commit} pages {same} are the same; "
+                "check the URL, or go on with it all the same (--adopt)"
+            )
 
     def settle(self, theirs: Writer | None) -> None:
         """Be of the lineage that a replica names, or, where there is none, begin one; durably."""

@@ -12,16 +12,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ltx.errors import DatabaseError
+from ltx.errors import ConflictError, DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
 from ltx.replica.layout import SNAPSHOT_LEVEL
-from ltx.replica.lineage import meta_folder
+from ltx.replica.lineage import meta_folder, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, published_txid, table_path_of
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard
+from ltx.replication.identity import Identity
 from ltx.replication.source import MovedError, pinned
 from ltx.replication.table import PageTable, TableWriter, open_table, sweep
 
@@ -56,6 +57,7 @@ def replicate_once(
     database: str | os.PathLike[str],
     replica: Replica,
     *,
+    adopt: bool = False,
     progress: Progress | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Published | None:
@@ -68,6 +70,7 @@ def replicate_once(
     Args:
         database: The SQLite database.
         replica: Where to.
+        adopt: Go on with the replica even if another database wrote to it last.
         progress: Called with the pages compared and the pages in all.
         folder: Where state is kept; None for `.<name>-litestream/` beside the database.
 
@@ -77,7 +80,8 @@ def replicate_once(
     Raises:
         DatabaseError: The database is missing, empty, locked for long, no database, or replicated by another
             process right now.
-        ConflictError: Somebody else published the same TXID at the same time.
+        ConflictError: Somebody else published the same TXID at the same time, or wrote to the replica last what this
+            database never had.
         BackendError: The storage failed; a further run begins where this one did.
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
@@ -92,9 +96,17 @@ def replicate_once(
         files = replica.files()
         newest = max((file.max_txid for file in files), default=0)
         published = published_txid(table_path)
+        identity = Identity(path, table_path.parent)
+        identity.read()
+        theirs = read_writer(replica.backend) if replica.has_lineage and newest > published else None
+        stranger = False
+        if theirs is not None and not adopt:  # before anything is remembered of what is there
+            stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
         # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
         known = published <= newest and ensure_table(table_path, replica, files, newest)
         txid = TXID(1 + max(newest, published))
+        if stranger:
+            _check_kinship(identity, replica.url, table_path)
         with open_table(table_path) as table, replica.backend.stage(table_path.parent) as staged:
             found = _stage(path, txid, table if known else None, table_path, staged, progress)
             if found is None:
@@ -106,7 +118,26 @@ def replicate_once(
                 key = replica.layout.key(level, header.min_txid, txid)
                 create_object(replica, key, staged, encoder.file_checksum, encoder.header.timestamp_ms)
                 writer.install(txid, encoder.file_checksum)
+            if theirs and not identity.wrote(theirs):  # else whoever it names would take us for itself
+                identity.settle(theirs)
+                name_writer(replica.backend, identity.writer())
     return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp)
+
+
+def _check_kinship(identity: Identity, url: str, table_path: Path) -> None:
+    """Raise `ConflictError` where the replica is another database's."""
+    for number in range(_PINS):
+        try:
+            with open_table(table_path) as table, pinned(identity.path) as source:
+                identity.check_kinship(source, table, url)
+        except MovedError:
+            if number == _PINS - 1:
+                raise
+        except ConflictError:
+            table_path.unlink(missing_ok=True)  # nothing is to remember that we came here
+            raise
+        else:
+            return
 
 
 @contextmanager

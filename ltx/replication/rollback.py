@@ -15,7 +15,9 @@ from ltx.replication.pins import Doubt
 from ltx.replication.source import PinnedDatabase, begin_reading, hold, open_beside
 from ltx.sqlite import leave_wal_on_close
 
-__all__ = ["RollbackSource"]
+__all__ = ["RollbackSource", "bring_into_wal_mode"]
+
+_CONVERT_MS = 100
 
 
 class RollbackSource:
@@ -74,3 +76,21 @@ class RollbackSource:
             return self._connection.execute("PRAGMA data_version").fetchall()[0][0]
         except apsw.BusyError as error:
             raise DatabaseError(f"{self.path} is locked: try again") from error
+
+
+def bring_into_wal_mode(path: Path) -> bool:
+    """Let a database have a WAL from now on; False where somebody holds a lock on it, or it cannot have one.
+
+    This is the one thing that we ever write to a database, and only where it is asked for. Whoever has it open notices with
+    the next transaction.
+    """
+    connection = open_beside(path)
+    try:
+        connection.set_busy_timeout(_CONVERT_MS)
+        found = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        leave_wal_on_close(connection)
+    except (apsw.BusyError, apsw.LockedError):
+        return False
+    finally:
+        connection.close()
+    return found == [("wal",)]

@@ -1,17 +1,15 @@
 """From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
 
-import json
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
 
 from backends import AlreadyExistsError, BackendError
 from ltx.errors import ConflictError
 from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
-from ltx.replica.lineage import LINEAGE_KEY, Writer, read_writer
+from ltx.replica.lineage import Writer, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import checksum_at
 from ltx.replication.create import create_object
@@ -173,8 +171,7 @@ class Uploader:
             self._announce()
 
     def _announce(self, *, if_absent: bool = False) -> None:
-        data = json.dumps(asdict(self._identity.writer())).encode()
-        self.replica.backend.put(LINEAGE_KEY, data, if_absent=if_absent)
+        name_writer(self.replica.backend, self._identity.writer(), if_absent=if_absent)
         self._announced = True
 
     def _conflict(self, what: str, key: str | None = None) -> ConflictError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ltx import ConflictError, Replica
+from ltx import ConflictError, Replica, replicate_once
 from ltx.replication.database import Database, Settings
 from tests.support.databases import connected, fill, image, make
 from tests.support.replicating import restored
@@ -119,3 +119,18 @@ def test_another_database_is_refused_even_with_a_lineage_of_its_own(first: Site)
     other.replicate()
     Site(other.path, first.url).refused(str(first.path))
     other.replicate()
+
+
+def test_once_does_not_write_over_what_another_one_wrote_last_either(first: Site) -> None:
+    second = first.restored_to(first.path.parent / "elsewhere" / "b.db")
+    second.replicate()
+    with Replica.open(str(first.url)) as replica:
+        with pytest.raises(ConflictError, match="--adopt"):
+            replicate_once(first.path, replica)
+        with connected(second.path) as db:
+            fill(db, 1)
+        assert replicate_once(second.path, replica)
+        assert replicate_once(first.path, replica, adopt=True)
+        with pytest.raises(ConflictError, match="--adopt"):
+            replicate_once(second.path, replica)
+    second.refused(str(first.path))

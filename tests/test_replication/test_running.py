@@ -16,7 +16,7 @@ import pytest
 
 import ltx
 from ltx import Replica
-from tests.support.databases import connected, fill, image, make
+from tests.support.databases import connected, fill, image, make, scalar
 from tests.support.replicating import differing, eventually, ltx_process, replicating, restored
 from tests.support.writers import check_promise, prepare, writing
 
@@ -174,6 +174,32 @@ def test_a_rollback_journal_database_is_followed_and_may_change_its_mode(mode: s
         for _ in range(3):
             fill(db, 5)
             eventually(is_there)
+
+
+def test_a_database_is_brought_into_wal_mode_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    path, url = make(tmp_path / "a.db", mode="delete"), tmp_path / "replica"
+
+    def is_there() -> bool:
+        return restored(str(url), tmp_path / "out.db") == image(path)
+
+    def mode() -> object:
+        with connected(path) as db:
+            return scalar(db, "PRAGMA journal_mode")
+
+    with replicating(path, url, "--sync-interval", "0.02"), connected(path, busy_ms=10_000) as db:
+        fill(db, 5)
+        eventually(is_there)
+    assert mode() == "delete"
+    with connected(path, busy_ms=10_000) as db:
+        db.execute("BEGIN EXCLUSIVE")  # somebody holds a lock
+        with replicating(path, url, "--sync-interval", "0.02", "--wal"):
+            time.sleep(0.5)
+            db.execute("COMMIT")
+            for _ in range(3):
+                fill(db, 5)
+                eventually(is_there)
+            assert mode() == "wal"
+    assert restored(str(url), tmp_path / "out.db") == image(path)
 
 
 def test_the_database_of_this_program_is_replicated_by_another_process(tmp_path: Path) -> None:
