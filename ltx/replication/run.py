@@ -35,6 +35,8 @@ def prepare_process() -> None:
     with suppress(apsw.Error):
         apsw.shutdown()  # it can be configured only before its first use
         apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, 0, 0)
+    # Here, in one thread: begun anew by several first connections at once it corrupts its memory (seen: crashes).
+    apsw.initialize()
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

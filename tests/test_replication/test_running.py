@@ -53,6 +53,17 @@ def test_what_is_committed_is_on_the_replica_soon_and_idle_costs_nothing(tmp_pat
     ]
 
 
+def test_sqlite_is_ready_before_several_threads_use_it() -> None:
+    # Where the first connections of 16 threads made it ready, most runs with 300 databases crashed sooner or later.
+    program = (
+        "import apsw; from ltx.replication.run import prepare_process; prepare_process()\n"
+        "try: apsw.config(apsw.SQLITE_CONFIG_LOOKASIDE, 0, 0)\n"  # which SQLite refuses once it is
+        "except apsw.MisuseError: print('ready')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "ready\n"
+
+
 def test_killed_again_and_again_it_loses_nothing(tmp_path: Path) -> None:
     path, url = tmp_path / "a.db", tmp_path / "replica"
     prepare(path, mode="wal", page_size=1024)
