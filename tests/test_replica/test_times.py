@@ -29,7 +29,7 @@ NO_TIMES = (
         "5-6",
         "1 2",
     ),
-    *("1e9", "inf", "nan", "a", "one", "may", "november", "ff", "dead"),
+    *("1e9", "inf", "nan", "a", "one", "may", "november", "ff", "dead", "bla", "x", "yesterdayish"),
     *("12345678901", "99999999999999", "1795359130000000"),
 )
 
