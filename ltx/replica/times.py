@@ -20,7 +20,27 @@ _NO_TIME = re.compile(r"[0-9a-fA-F]{16,}", re.ASCII)
 _LETTER_OR_PARTS = re.compile(r"[^\W\d_]|:|\d\D+\d+\D+\d")
 """A word, a time of day, or a date of three numbers: dateparser makes a date of nearly any number."""
 
-_LANGUAGES = "en de fr es it pt nl da sv nb fi pl cs uk ru tr zh ja ko".split()
+_LANGUAGES = [
+    "en",
+    "de",
+    "fr",
+    "es",
+    "it",
+    "pt",
+    "nl",
+    "da",
+    "sv",
+    "nb",
+    "fi",
+    "pl",
+    "cs",
+    "uk",
+    "ru",
+    "tr",
+    "zh",
+    "ja",
+    "ko",
+]
 """Of words. In all 200 that dateparser knows, `bla` is a Tuesday and `x` a month, and nonsense takes it seconds to refuse."""
 
 _OTHER_MONTH = timedelta(days=40)
