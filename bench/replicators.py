@@ -156,12 +156,16 @@ def running(program: str, folder: Path, databases: Mapping[Path, str], place: Pl
 
 
 def _ours(folder: Path, databases: Mapping[Path, str], place: Place) -> Sequence[str]:
-    if len(databases) == 1:
+    if len(databases) == 1:  # as most people do it
         [(database, path)] = databases.items()
         return [sys.executable, "-m", "ltx", "replicate", str(database), place.url(path)]
-    listed = folder / "ltx.json"
-    listed.write_text(json.dumps({str(database): place.url(path) for database, path in databases.items()}))
-    return [sys.executable, "-m", "bench.many", str(listed)]
+    config = folder / "ltx.yml"
+    config.write_text(
+        json.dumps({
+            "dbs": [{"path": str(database), "replica": {"url": place.url(path)}} for database, path in databases.items()]
+        })
+    )  # fmt: skip
+    return [sys.executable, "-m", "ltx", "replicate", "--config", str(config)]
 
 
 def _peers(folder: Path, databases: Mapping[Path, str], place: Place) -> Sequence[str]:

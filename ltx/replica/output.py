@@ -1,7 +1,10 @@
 """Putting a restored database in its place: at once and whole, or not at all."""
 
+import fcntl
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,6 +17,8 @@ from ltx.sqlite import leave_wal_on_close, sync_folder
 __all__ = ["INTEGRITY_CHECKS", "NewDatabase", "check_integrity", "check_kind", "new_database"]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
+_RANDOM = re.compile("[0-9a-f]{12}")
+_OLD_S = 60
 INTEGRITY_CHECKS = ("none", "quick", "full")
 
 
@@ -82,13 +87,28 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
         raise _exists(path)
     stem = os.fsencode(path.name)[:200].decode(errors="ignore")  # a name may have 255 bytes
     aside = path.parent / f".{stem}.{secrets.token_hex(6)}.tmp"
+    _sweep(path.parent, f".{stem}.")
     descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
+        with suppress(OSError):  # no locks on this file system: then nothing is swept either
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield NewDatabase(path, aside, descriptor)
     finally:
         os.close(descriptor)
         with suppress(FileNotFoundError):
             os.unlink(aside)
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove what killed restores to the same output left: old files that nobody holds."""
+    for name in os.listdir(folder):
+        middle = name.removeprefix(prefix).removesuffix(".tmp")
+        if name != f"{prefix}{middle}.tmp" or not _RANDOM.fullmatch(middle):
+            continue
+        with suppress(OSError), open(folder / name, "rb") as file:  # BlockingIOError: somebody writes it
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(file.fileno()).st_mtime > _OLD_S:
+                os.unlink(folder / name)
 
 
 def check_kind(kind: str) -> None:

@@ -38,6 +38,7 @@ _T = TypeVar("_T")
 _PLANS = 5
 """How often a restore plans anew when files vanish or are damaged."""
 
+_HEADERS_KEPT = 20_000
 _CLOCKS_DIFFER = timedelta(minutes=5)
 
 
@@ -127,7 +128,8 @@ class Replica:
             raise error.public() from error
 
     def _headers_of(self, files: Sequence[LTXFile]) -> Sequence[Header]:
-        unknown = list(dict.fromkeys(file for file in files if _identity(file) not in self._headers))
+        found = {_identity(file): self._headers.get(_identity(file)) for file in files}
+        unknown = list(dict.fromkeys(file for file in files if found[_identity(file)] is None))
         pieces = [(file.key, 0, HEADER_SIZE) for file in unknown]
         if pieces:
             try:
@@ -141,8 +143,13 @@ class Replica:
                     check_name(file, header)
                 except (CorruptError, UnsupportedVersionError) as error:
                     raise FileError(file, error) from error
-                self._headers[_identity(file)] = header
-        return [self._headers[_identity(file)] for file in files]
+                self._headers[_identity(file)] = found[_identity(file)] = header
+            while (
+                len(self._headers) > _HEADERS_KEPT
+            ):  # the oldest: of files that are long gone, in a replicator
+                self._headers.pop(next(iter(self._headers)), None)
+        headers = (found[_identity(file)] for file in files)
+        return [header for header in headers if header is not None]
 
     def times(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
         """Return when transactions were committed.
