@@ -98,7 +98,7 @@ class Host:
             case ("sql", _, statement):
                 text = f"{statement};"
             case ("opens", uri, count, statement):
-                text = f".open {uri}\n{statement};\n" * count
+                text = ".output /dev/null\n" + f".open {uri}\n{statement};\n" * count + ".output"
             case _:
                 raise ValueError(words)
         self.process.stdin.write(f"{text}\n.print '{_END}'\n")

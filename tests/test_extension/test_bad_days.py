@@ -3,14 +3,20 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import COMMANDS, HostError, helpers, host, uri
+from ltx import Replica, replicate_once
+from tests.servers.delaying import delaying
+from tests.servers.seaweedfs import S3Server
+from tests.support.hosts import COMMANDS, EXTENSION, ROOT, HostError, helpers, host, uri
 from tests.support.s3_stub import answer, black_hole, stub
 from tests.test_vfs.origin import Origin, rows
+from vfs.open_files import WHOLE_SIZE
 
 COUNT = "SELECT count(*) FROM t"
 
@@ -48,6 +54,24 @@ def test_an_interrupt_ends_a_wait_for_the_storage(name: str, runtime: Path) -> N
                 program.finish(20)
         else:
             assert program.process.wait(20) != 0  # Ctrl-C ends these, as it does without us
+
+
+def test_an_interrupt_ends_a_slow_fetch_of_pages(source: Origin, s3_server: S3Server, runtime: Path) -> None:
+    with (
+        Replica.open(s3_server.url("slow"), **s3_server.options) as replica,
+        delaying(s3_server.endpoint, 1.0) as proxy,
+        host("python3", runtime, **s3_server.environment) as program,
+    ):
+        published = replicate_once(source.path, replica)
+        assert published
+        assert published.size > WHOLE_SIZE, "it is read page by page"
+        url = f"s3://{s3_server.bucket}/slow?endpoint={proxy.endpoint}&region=us-east-1"
+        program.open(uri(url, poll_interval="600"))
+        for _ in range(2):
+            with pytest.raises(HostError, match="interrupt"):
+                program.step("interrupted", "main", "SELECT count(*), sum(length(body)) FROM t", 0.4)
+        assert program.sql("SELECT length(body) FROM t WHERE id = 2") == [[400]]  # nothing is left of before
+        assert program.sql("SELECT litestream_txid()") == [["0000000000000001"]]
 
 
 def test_a_helper_that_is_killed_is_replaced(source: Origin, runtime: Path) -> None:
@@ -121,3 +145,33 @@ def test_a_python_that_cannot_help_is_named(source: Origin, runtime: Path) -> No
         pytest.raises(HostError, match="No module named"),
     ):
         program.open(uri(source.url))
+
+
+def test_apsw_is_a_host_too_and_two_vfs_of_one_name_are_refused(source: Origin, runtime: Path) -> None:
+    program = """
+import sys, apsw
+def load():
+    db = apsw.Connection(":memory:")
+    db.enable_load_extension(True)
+    db.load_extension(sys.argv[1])
+load()
+flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+print(apsw.Connection(sys.argv[2], flags=flags).execute("SELECT count(*) FROM t").get)
+"""
+    refused = """
+import vfs
+try:
+    load()
+except apsw.ExtensionLoadingError as error:
+    print(error)
+"""
+    before = program.split("load()\nflags")[0]
+    for text, told in ((program, "3000"), (before + refused, "another VFS litestream already")):
+        found = subprocess.run(
+            [sys.executable, "-c", text, EXTENSION, uri(source.url)],
+            cwd=ROOT,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+            capture_output=True,
+            text=True,
+        )
+        assert told in found.stdout, found.stderr

@@ -6,11 +6,13 @@ user, replica and environment; it ends a few seconds after the last client (docs
 
 import fcntl
 import os
+import resource
 import select
 import socket
 import struct
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,9 +24,13 @@ _LISTENING = 3
 _IDLE_S = 10.0
 """How long it stays without clients: programs come and go, and the pages are still there."""
 
+_PAUSE_S = 0.1
+
 
 def main() -> None:
     """Serve clients until there are none."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each client takes one
     listening = socket.socket(fileno=_LISTENING)
     listening.setblocking(False)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -61,6 +67,9 @@ class _Helper:
         try:
             connection, _ = self._listening.accept()
         except BlockingIOError:
+            return False
+        except OSError:  # no descriptors are left: whoever waits is served when others leave
+            time.sleep(_PAUSE_S)
             return False
         if not _is_the_users(connection):
             connection.close()

@@ -19,8 +19,7 @@ function answer($step) {
     if ($what === 'sql') return rows($databases[$first], $step[2]);
     if ($what === 'opens') {
         for ($each = 0; $each < $step[2]; $each++) rows(open($first), $step[3]);
-        $pages = (int) explode(' ', file_get_contents('/proc/self/statm'))[1];
-        return [[count(scandir('/proc/self/fd')) - 2, $pages * 4096]];
+        return [];
     }
     throw new Exception($what);
 }

@@ -39,7 +39,7 @@ def answer(step: Any) -> list[Any]:
             database = sqlite3.connect(rest[0], uri=True)
             database.execute(rest[2]).fetchall()
             database.close()
-        return [[len(os.listdir("/proc/self/fd")), resident()]]
+        return []
     if what == "threads":
         found: list[Any] = [None] * rest[1]
 
@@ -55,11 +55,6 @@ def answer(step: Any) -> list[Any]:
             thread.join()
         return found
     raise ValueError(what)
-
-
-def resident() -> int:
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[1]) * 4096
 
 
 for line in sys.stdin:
