@@ -60,7 +60,7 @@ class Given:
             sync_interval_s=found.sync_interval_s if interval_s is None else interval_s,
             upkeep=replace(found.upkeep, enabled=self.upkeep and found.upkeep.enabled),
             adopt=self.adopt,
-            wal=self.wal,
+            wal=self.wal or found.wal,
             restore=found.restore or (self.restore and named),
         )
 

@@ -108,6 +108,7 @@ dbs:
   truncate-page-n: 500
   max-sync-wal-bytes: 1000000
   restore-if-db-not-exists: true
+  wal: true
   replicas:
   - {path: /r/a, sync-interval: 500ms, max-sync-ltx-files: 5, auto-recover: true, name: first}
   - {path: /r/b}
@@ -129,6 +130,7 @@ dbs:
     assert (str(a.path), [each.url for each in a.places]) == ("/data/a.db", ["/r/a", "/r/b"])
     how = a.settings
     assert (how.sync_interval_s, how.look_s, str(how.folder), how.restore) == (0.5, 3, "/meta/a", True)
+    assert how.wal
     assert (how.limits.min_pages, how.limits.interval_s, how.limits.truncate_pages) == (50, 120, 500)
     assert how.upkeep.levels.intervals == (timedelta(seconds=10), timedelta(minutes=1))
     assert how.upkeep.levels.snapshot_interval == timedelta(hours=6)

@@ -431,6 +431,17 @@ def test_a_missing_database_is_restored_before_anything_begins(tmp_path: Path) -
     assert image(paths[0]) == expected[0]
 
 
+def test_wal_mode_is_set_where_the_file_asks_for_it(tmp_path: Path) -> None:
+    a, b = make(tmp_path / "a.db", mode="delete"), make(tmp_path / "b.db", mode="delete")
+    text = f"dbs:\n{entry(a, tmp_path / 'ra')}  wal: true\n{entry(b, tmp_path / 'rb')}"
+    with running(tmp_path, text) as run:
+        eventually(lambda: run.has_all("a.db", "b.db"))
+        assert {name: each["mode"] for name, each in run.databases().items()} == {
+            "a.db": "wal",
+            "b.db": "rollback",
+        }
+
+
 def test_many_databases_of_one_folder(tmp_path: Path) -> None:
     folder = tmp_path / "dbs"
     folder.mkdir()

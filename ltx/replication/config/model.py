@@ -1,6 +1,6 @@
 """The settings of `litestream.yml`, one class a section (docs/guide/configuration.md). Loads pydantic.
 
-Every setting of Litestream 0.5.17 is here. One that is `not_served` is refused where it is set; one that there is `no_need` for
+Every setting of Litestream 0.5.17 is here, and `wal`, which is ours. One that is `not_served` is refused where it is set; one that there is `no_need` for
 may be set, and changes nothing, since what it asks for always is so or has no meaning here.
 """
 
@@ -300,6 +300,7 @@ class DatabaseSection(UpkeepSettings):
     truncate_page_n: Annotated[int, Field(ge=0)] | None = None
     max_sync_wal_bytes: int | None = _no_need()
     restore_if_db_not_exists: bool | None = None
+    wal: bool | None = None
     replica: ReplicaSection | None = None
     replicas: list[ReplicaSection] | None = None
 

@@ -233,6 +233,7 @@ class _Reader:
             look_s=_seconds(section.monitor_interval, Settings().look_s),
             folder=meta,
             restore=bool(section.restore_if_db_not_exists) and not section.dir,
+            wal=bool(section.wal),
         )
 
     def _warn(self, message: str, line: int | None) -> None:
