@@ -47,6 +47,16 @@ def test_every_scheme_runs_the_contract() -> None:
     assert tested == set(schemes()), "name the schemes of each contract class in its `schemes`"
 
 
+def test_every_engine_runs_the_contract() -> None:
+    """Where a scheme has two, both do."""
+    test_every_scheme_runs_the_contract()
+    engines = {kind.kind for kind in contracts() if hasattr(kind, "kind")}
+    both = {
+        target for entry in registry._entries.values() if entry.fast for target in (entry.target, entry.fast)
+    }
+    assert {f"{kind.__module__}:{kind.__name__}" for kind in engines} == both
+
+
 class TestOurs:
     @pytest.mark.parametrize(
         "url", ["/some/folder", "some/folder", "file:///some/folder", "FILE:///some/folder", "./a::b", "C/d"]
