@@ -58,6 +58,9 @@ T = TypeVar("T")
 _SLOWEST = 64 << 10
 """Bytes a second below which a request is given up."""
 
+_ANY_SIZE = 1 << 40
+"""Bytes of an answer as long as it likes: each wait for more of it is bounded by `READ_TIMEOUT_S`."""
+
 _AT_ONCE = 16
 _READS_AT_ONCE = 32
 _UPLOADS_AT_ONCE = 4
@@ -88,7 +91,7 @@ class AzureBackend(Backend):
     def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
         """Read bytes `[start, end)` of an object; a range that depends on its size costs a `head`."""
         check_range(end)
-        return self._run(key, lambda blob: self._read(blob, start, end))
+        return self._run(key, lambda blob: self._read(blob, start, end), _ANY_SIZE)
 
     def get_ranges(self, pieces: Sequence[Piece]) -> Sequence[bytes]:
         """Read many ranges, 32 of them at once; the answers are in the order asked."""

@@ -4,7 +4,8 @@ obstore does what is asked often and answered soon: reads, looks, small writes, 
 library does the rest: what obstore does not do as `Backend` promises it (large files without their whole size in
 memory, deletions with an error a key, listings with timestamps), and everything while obstore cannot be used: in a
 child forked after obstore was loaded, whose runtime is not there any more and would wait for ever; where the service
-sends us to another place; and while it asks for patience, since obstore does not tell for how long.
+sends us to another place, or shows a certificate that obstore refuses; and while it asks for patience, since obstore
+does not tell for how long.
 
 obstore is called in threads: its calls do not notice an interrupt. Its calls for event loops would, but now and then
 they end a program that has done its work with a signal, when a thread of obstore's asks for the interpreter at exit.
@@ -28,7 +29,6 @@ from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_
 from backends.callers import Callers
 from backends.errors import (
     BackendError,
-    ConfigError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -111,9 +111,6 @@ class ObstoreBackend(Backend):
 
     has_suffixes: ClassVar[bool] = True
     """The service can count a range from the object's end."""
-
-    how_to_trust: ClassVar[str]
-    """What to set where a certificate is not trusted."""
 
     def __init__(self, scheme: str, url: str, root: str, service: str) -> None:
         """Prepare; nothing is sent.
@@ -374,9 +371,9 @@ class ObstoreBackend(Backend):
             return UnavailableError(
                 f"cannot connect to {self._service} for {self.url}", key=key, reached=False
             )
-        if failed.kind == "certificate":
-            said = f"no trusted connection to {self._service}: {failed.message}; {self.how_to_trust}"
-            return ConfigError(said, key=key)
+        if failed.kind == "certificate":  # one that signed itself is refused also where it is named as a CA
+            self._is_elsewhere = True
+            raise AskLibraryError
         if failed.kind == "timeout":
             said = f"{self._service} did not answer a {kind} in time: {self.url}"
             return UnavailableError(said, key=key, silent=silent)

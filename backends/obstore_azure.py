@@ -24,7 +24,6 @@ class ObstoreAzureBackend(ObstoreBackend):
 
     timestamp_name = TIMESTAMP_NAME
     has_suffixes = False
-    how_to_trust = "name the file of its CA in SSL_CERT_FILE"
 
     def __init__(self, place: AzurePlace) -> None:
         """Prepare; nothing is sent.

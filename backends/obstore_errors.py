@@ -16,7 +16,6 @@ _ANSWER = re.compile(r"Server returned non-2xx status code: (\d{3})([^:]*):?(.*)
 _KIND = re.compile(r"HttpError \{\s*kind: (\w+)")
 _CONNECTING = re.compile(r"legacy::Error\(\s*Connect,")
 _FIELD = r"<{0}>([^<]*)</{0}>"
-_CERTIFICATE = re.compile(r"invalid peer certificate: (\w+)|(certificate[^\n\"]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Failure:
             the `whole` object; or what obstore says by itself (`other`).
         status: Of HTTP; 0 where there was no answer.
         code: The service's word for it; "" where it gave none.
-        message: The service's first line in words, or the certificate's fault.
+        message: The service's first line in words.
     """
 
     kind: Literal["answer", "connect", "certificate", "timeout", "broken", "whole", "other"]
@@ -53,8 +52,7 @@ def failure(error: Exception) -> Failure:
         return Failure("whole")
     kind = _KIND.search(debug)
     if kind and "certificate" in debug.lower():
-        fault = _CERTIFICATE.search(debug)
-        return Failure("certificate", message=next(filter(None, fault.groups()), "") if fault else "")
+        return Failure("certificate")
     if (kind and kind[1] == "Connect") or _CONNECTING.search(debug):
         return Failure("connect")
     if isinstance(error, TimeoutError) or (kind and kind[1] == "Timeout"):

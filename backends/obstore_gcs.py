@@ -27,7 +27,6 @@ class ObstoreGCSBackend(ObstoreBackend):
     """A bucket, or what lies below a path in it."""
 
     timestamp_name = TIMESTAMP_NAME
-    how_to_trust = "name the file of its CA in SSL_CERT_FILE"
 
     def __init__(self, place: Mapping[str, Any]) -> None:
         """Prepare; nothing is sent.

@@ -57,7 +57,6 @@ class ObstoreS3Backend(ObstoreBackend):
     """A bucket, or what lies below a path in it."""
 
     timestamp_name = TIMESTAMP_NAME
-    how_to_trust = "name the file of its CA in AWS_CA_BUNDLE, or write skipVerify=true"
 
     def __init__(self, place: S3Place) -> None:
         """Prepare; nothing is sent.

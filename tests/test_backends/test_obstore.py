@@ -23,6 +23,7 @@ from backends.s3 import S3Backend
 from backends.testing import in_child
 from tests.servers.azure import AzureServer, azurite
 from tests.servers.seaweedfs import S3Server
+from tests.servers.webdav import nginx
 from tests.support.s3_stub import answer, silence, stub
 from tests.support.verbs import shown
 
@@ -223,6 +224,29 @@ class TestS3:
                 process.communicate(timeout=20)
                 assert time.monotonic() - began < 5
             assert process.returncode in (-signal.SIGINT, 130)
+
+
+@pytest.mark.parametrize("engine", [S3Backend, ObstoreS3Backend])
+def test_certificates(engine: type[Backend], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not trusted is an error that says what to set, and that helps; what answers here is no S3."""
+    with nginx(tls=True) as server:
+        url = f"s3://box/app?endpoint=https://127.0.0.1:{server.port}&region=x"
+        with (
+            engine.from_url(url, key="k", secret="s") as backend,
+            pytest.raises(ConfigError, match=r"no trusted connection to https://127.*AWS_CA_BUNDLE"),
+        ):
+            backend.get("k")
+        with (
+            engine.from_url(f"{url}&skipVerify=true", key="k", secret="s") as backend,
+            pytest.raises(PermissionDeniedError, match=r"40[13]"),
+        ):
+            backend.get("k")
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(server.root.parent / "certificate.pem"))
+        with (
+            engine.from_url(url, key="k", secret="s") as backend,
+            pytest.raises(PermissionDeniedError, match=r"40[13]"),
+        ):
+            backend.get("k")
 
 
 @pytest.fixture(scope="module")
