@@ -68,6 +68,7 @@ class ReplicaFile:
         if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self.meter, time=at, txid=txid)
         self._view = self._fixed or source.latest(poll_interval_s, self.meter, listed=True)
+        self._size = self._view.size
         if pin:
             source.keeper.watch(self)
 
@@ -121,7 +122,7 @@ class ReplicaFile:
 
     def xFileSize(self) -> int:
         """Return the size of the view: commit times page size."""
-        return self._view.size
+        return self._size
 
     def xLock(self, level: int) -> None:
         """Pin a view at the first lock; refuse any lock that is taken to write."""
@@ -130,7 +131,9 @@ class ReplicaFile:
                 self._refuse()
             if level == _SHARED:
                 self._lock_level = _UNLOCKED  # also where Ctrl-C came into the last unlock
-                view = self._fixed or self.source.latest(self._poll_interval_s, self.meter)
+                view = self._fixed or self.source.fresh(self._poll_interval_s)
+                if view is None:
+                    view = self.source.latest(self._poll_interval_s, self.meter)
                 if view is not self._view:
                     self._show(view)
                 self._lock_level = level
@@ -142,7 +145,7 @@ class ReplicaFile:
         """Release the view; until the next lock it stays what is visible."""
         if level < self._lock_level:
             self._lock_level = level
-        if level == _UNLOCKED:
+        if level == _UNLOCKED and self._ahead.is_active:
             self._ahead.stop()
 
     def xCheckReservedLock(self) -> bool:
@@ -248,7 +251,7 @@ class ReplicaFile:
         """Let another view be what is visible."""
         self._front.clear()
         self._ahead.forget()
-        self._view = view
+        self._view, self._size = view, view.size
 
     def _fetch(self, pgno: int, ahead: int = _AHEAD) -> bytes:
         """Return a page, from other files of the same TXID where the first is gone or damaged."""

@@ -214,9 +214,13 @@ class ReadAhead:
     Args:
         pages: Where pages come from.
         meter: What the reader waits for is counted there, and what is read ahead is charged to it.
+
+    Attributes:
+        is_active: Whether there is something to stop.
     """
 
     def __init__(self, pages: Pages, meter: Meter) -> None:
+        self.is_active = False
         self._pages, self._meter = pages, meter
         self._tree = Tree()
         self._asked: dict[int, _Stream] = {}
@@ -237,6 +241,7 @@ class ReadAhead:
         if self._asked:
             self._asked.clear()
         self._last, self._rising, self._index_leaf, self._lookups = _NOWHERE, 0, 0, None
+        self.is_active = False
 
     def wants(self, view: View, pgno: int) -> bool:
         """Take note of a page that is about to be read, and begin to read what follows if that is known.
@@ -244,6 +249,7 @@ class ReadAhead:
         Returns:
             Whether the page belongs to a scan: then it is being read.
         """
+        self.is_active = True
         self._rising = self._rising + 1 if pgno == self._last + 1 else 0
         self._last = pgno
         step = self._step(pgno)

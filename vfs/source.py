@@ -129,6 +129,11 @@ class Source:
             self._looked = monotonic()
             return found
 
+    def fresh(self, max_age_s: float) -> View | None:
+        """Return the newest view if it was looked for within that time: what begins nearly every transaction."""
+        looked = self._looked
+        return self._latest if looked is not None and monotonic() - looked < max_age_s else None
+
     def _is_fresh(self, max_age_s: float, listed: bool) -> bool:
         now = monotonic()
         looked = self._listed if listed else self._looked
