@@ -36,6 +36,12 @@ def main() -> int:
     )
     parser.add_argument("--failing", type=int, default=2, help="and on the one that fails (2)")
     parser.add_argument("--theirs", type=int, default=2, help="connections of the real Litestream's VFS (2)")
+    parser.add_argument(
+        "--kept",
+        type=float,
+        default=20,
+        help="seconds that old states stay: longer than a transaction takes (20)",
+    )
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.transactions} transactions")
@@ -46,7 +52,7 @@ def main() -> int:
 def _run(folder: Path, options: argparse.Namespace) -> int:
     path, url, stop = folder / "busy.db", f"file://{folder}/replica", folder / "stop"
     prepare(path)
-    with writing(path, url, options.transactions, options.seed) as writer:
+    with writing(path, url, options.transactions, options.seed, options.kept) as writer:
         half = options.readers // 2
         with (
             _elsewhere("ours", half, url, stop) as forked,
@@ -139,8 +145,8 @@ def _print(name: str, verdicts: Sequence[Verdict]) -> None:
         f"{name}: {len(verdicts)} connections, {reads} transactions read, {moves} moves, "
         f"{len(wrong)} wrong answers, {errors} errors"
     )
-    kinds = {error.partition(":")[0] for verdict in verdicts for error in verdict.errors}
-    for text in (*wrong[:3], *sorted(kinds)):
+    examples = {error.partition(":")[0]: error for verdict in verdicts for error in verdict.errors}
+    for text in (*wrong[:3], *sorted(examples.values())):
         print(f"    {text}")
 
 

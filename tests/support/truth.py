@@ -3,7 +3,7 @@
 Each transaction takes from one table what it gives to another, so that the sum over both never changes, and counts
 itself. Whoever reads a page of one state and a page of another sees another sum, or a count that goes back.
 
-Run as a program this is the writer: `python -m tests.support.truth DATABASE URL TRANSACTIONS SEED`. Each transaction
+Run as a program this is the writer: `python -m tests.support.truth DATABASE URL TRANSACTIONS SEED SECONDS`. Each transaction
 is published as one TXID; merges follow every few of them, snapshots and retention every few dozens.
 """
 
@@ -32,12 +32,6 @@ TOTAL = 60_000
 _ROWS = 600
 
 _POLICY = LevelPolicy(intervals=(timedelta(milliseconds=300), timedelta(seconds=1)))
-KEPT_S = 3.0
-"""How long files of level 0 stay when they were merged, and old states: longer than a reader's transaction."""
-
-_RETENTION = RetentionPolicy(
-    window=timedelta(seconds=KEPT_S), level0=timedelta(seconds=KEPT_S), grace=timedelta(seconds=KEPT_S)
-)
 
 
 @dataclass
@@ -74,9 +68,28 @@ def prepare(path: Path) -> None:
 
 
 @contextmanager
-def writing(path: Path, url: str, transactions: int, seed: int) -> Iterator["subprocess.Popen[str]"]:
-    """Let a process write meanwhile; it ends when it is done."""
-    command = [sys.executable, "-m", "tests.support.truth", str(path), url, str(transactions), str(seed)]
+def writing(
+    path: Path, url: str, transactions: int, seed: int, kept_s: float
+) -> Iterator["subprocess.Popen[str]"]:
+    """Let a process write meanwhile; it ends when it is done.
+
+    Args:
+        path: The database.
+        url: The replica.
+        transactions: How many to write.
+        seed: What they are.
+        kept_s: How long old states and merged files of level 0 stay: longer than any reader's transaction.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.truth",
+        str(path),
+        url,
+        str(transactions),
+        str(seed),
+        str(kept_s),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -124,7 +137,7 @@ def watch(
                 db.execute("PRAGMA cache_size = 10")
             last = check(db, schema, last, verdict)
         except (LTXError, BackendError, apsw.Error) as error:
-            verdict.errors[f"{type(error).__name__}: {str(error)[:120]}"] += 1
+            verdict.errors[f"{type(error).__name__}: {str(error)[:400]}"] += 1
             if db is not None and db.in_transaction:
                 with suppress(apsw.Error):
                     db.execute("ROLLBACK")
@@ -132,8 +145,9 @@ def watch(
     return verdict
 
 
-def _write(path: Path, url: str, transactions: int, seed: int) -> None:
+def _write(path: Path, url: str, transactions: int, seed: int, kept: timedelta) -> None:
     chosen = Random(seed)
+    policy = RetentionPolicy(window=kept, level0=kept, grace=kept)
     db = apsw.Connection(str(path))
     with Replica.open(url) as replica:
         replicate_once(path, replica)
@@ -148,7 +162,7 @@ def _write(path: Path, url: str, transactions: int, seed: int) -> None:
             if done % 60 == 0:
                 snapshot(replica)
             if done % 25 == 0:
-                retain(replica, _RETENTION)
+                retain(replica, policy)
     print(f"wrote {transactions}", flush=True)
 
 
@@ -167,4 +181,10 @@ def _change(db: apsw.Connection, chosen: Random, done: int) -> None:
 
 
 if __name__ == "__main__":
-    _write(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    _write(
+        Path(sys.argv[1]),
+        sys.argv[2],
+        int(sys.argv[3]),
+        int(sys.argv[4]),
+        timedelta(seconds=float(sys.argv[5])),
+    )

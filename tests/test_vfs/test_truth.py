@@ -16,6 +16,7 @@ from tests.support.truth import Verdict, prepare, watch, writing
 from tests.test_vfs.origin import number, rows
 
 TRANSACTIONS = 150
+KEPT_S = 3
 
 
 def in_threads(readers: list[Callable[[], apsw.Connection]], is_over: Callable[[], bool]) -> list[Verdict]:
@@ -67,18 +68,18 @@ def test_eight_connections_in_threads_and_forked_children_see_whole_states_that_
 ) -> None:
     path, url, stop = tmp_path / "busy.db", f"file://{tmp_path}/replica", tmp_path / "stop"
     prepare(path)
-    with writing(path, url, TRANSACTIONS, seed=5) as writer:
+    with writing(path, url, TRANSACTIONS, seed=5, kept_s=KEPT_S) as writer:
         inherited = vfs.connect(url, poll_interval=0)
         assert number(inherited, "SELECT count(*) FROM b") == 600
         pipes = in_children(
-            [lambda: inherited, lambda: vfs.connect(url, poll_interval=0.05, cache_size=100_000)], stop
+            [lambda: inherited, lambda: vfs.connect(url, poll_interval=0.05, cache_size=400_000)], stop
         )
         verdicts = in_threads(
             [
                 lambda: vfs.connect(url, poll_interval=0),
-                lambda: vfs.connect(url, poll_interval=0, cache_size=0),
+                lambda: vfs.connect(url, poll_interval=0, cache_size=400_000),
                 lambda: vfs.connect(url, poll_interval=0.05),
-                lambda: vfs.connect(url, poll_interval=0.2, cache_size=50_000),
+                lambda: vfs.connect(url, poll_interval=0.2, cache_size=1 << 20),
                 lambda: vfs.connect(url, poll_interval=1),
                 lambda: inherited,
             ],
@@ -99,13 +100,13 @@ def test_eight_connections_in_threads_and_forked_children_see_whole_states_that_
 def test_on_a_storage_that_fails_there_are_errors_with_types_and_no_wrong_answer(tmp_path: Path) -> None:
     path, url = tmp_path / "busy.db", f"file://{tmp_path}/replica"
     prepare(path)
-    with writing(path, url, TRANSACTIONS, seed=6) as writer:
+    with writing(path, url, TRANSACTIONS, seed=6, kept_s=KEPT_S) as writer:
         verdicts = in_threads(
             [
                 lambda seed=seed: vfs.connect(  # type: ignore[misc]
                     f"faulty+{url}?seed={seed}&rate=0.03&slow=0.01",
                     poll_interval=0,
-                    cache_size=(0, 100_000)[seed % 2],
+                    cache_size=(400_000, 1 << 24)[seed % 2],
                 )
                 for seed in range(4)
             ],
