@@ -2,7 +2,6 @@
 
 import os
 import sys
-from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 
@@ -31,5 +30,7 @@ if __name__ == "__main__":
     kind, url, stop = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     connect, schema = (_ours, "main") if kind == "ours" else (_theirs, "r")
     found = watch(lambda: connect(url), stop.exists, schema=schema)
-    print(dumps(asdict(found)), file=sys.stderr, flush=True)  # the real Litestream writes to stdout
+    print(
+        dumps({**vars(found), "errors": dict(found.errors)}), file=sys.stderr, flush=True
+    )  # the real Litestream writes to stdout
     os._exit(0)  # the Go runtime stays behind
