@@ -54,6 +54,7 @@ class Host:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**bare, **environment},
+            cwd=environment["XDG_RUNTIME_DIR"] or None,
             text=True,
             bufsize=1,
         )

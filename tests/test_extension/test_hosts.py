@@ -92,6 +92,13 @@ def test_a_local_database_with_a_wal_is_attached_to_a_replica(
         assert program.sql("SELECT n FROM mine", "local") == [[7], [8]]
 
 
+def test_pages_are_kept_in_a_folder_of_the_host(source: Origin, runtime: Path) -> None:
+    with host("python3", runtime) as program:
+        program.open(uri(source.url, cache_dir="kept"))  # in the folder that the host is in
+        assert texts(program.sql(COUNT)) == wanted(source)
+    assert (runtime / "kept").is_dir()
+
+
 @pytest.mark.parametrize("name", THREADED)
 def test_four_threads_see_whole_states_while_the_replica_moves(
     name: str, source: Origin, runtime: Path

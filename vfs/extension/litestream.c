@@ -4,10 +4,12 @@
 #define _GNU_SOURCE
 #include "replica_file.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define VISIBLE __attribute__((visibility("default")))
 
@@ -70,6 +72,7 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *opened, in
   const sqlite3_api_routines *sqlite3_api = engine->api;
   if (!name || !(flags & SQLITE_OPEN_MAIN_DB)) return engine->base->xOpen(engine->base, name, opened, flags, flags_out);
   struct replica_file *file = (struct replica_file *)opened;
+  char here[PATH_MAX];
   memset(file, 0, sizeof *file);
   file->base.pMethods = &replica_file_methods;
   file->engine = engine;
@@ -80,6 +83,7 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *opened, in
   file->url = strdup(url ? url : "");
   buffer_add_text(&file->opening, name);
   buffer_add_text(&file->opening, file->url);
+  buffer_add_text(&file->opening, getcwd(here, sizeof here) ? here : "/"); /* what a relative path means */
   const char *key;
   for (int place = 0; (key = sqlite3_uri_key(name, place)); place++) {
     buffer_add_text(&file->opening, key);

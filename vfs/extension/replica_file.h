@@ -29,7 +29,7 @@ struct replica_file {
   struct engine *engine;
   sqlite3 **db; /* where the connection it belongs to stands; NULL at first */
   struct channel channel;
-  struct buffer opening; /* label, URL and parameters: to open it again after the helper has gone */
+  struct buffer opening; /* label, URL, folder and parameters: to open it again after the helper has gone */
   char *url;
   struct problem problem; /* why it is not open; code 0 where it is */
   int timeout_ms, lock, is_fixed, reopened, seen;

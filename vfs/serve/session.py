@@ -1,14 +1,17 @@
 """One client of the helper process: the requests of one open database in the host, one after the other."""
 
+import os
 import select
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import apsw
 
 from vfs.cache import PageKey
+from vfs.disk_cache import DIR_VARIABLE
 from vfs.errors import coded
 from vfs.file import ReplicaFile
 from vfs.serve.arena import Arena, Place, Segment
@@ -70,11 +73,16 @@ class Session:
 
     def _open(self, payload: Reader) -> tuple[bytes, list[int]]:
         txid, label, url = payload.u64(), payload.text() or "", payload.text() or ""
+        here = payload.text() or "/"
         parameters: dict[str, str] = {}
         while payload.left:
             name = payload.text() or ""
             parameters[name] = payload.text() or ""
         parameters["replica_url"] = url
+        folder = parameters.get("cache_dir", os.environ.get(DIR_VARIABLE, ""))
+        parameters["cache_dir"] = str(Path(here, folder)) if folder else ""
+        if "://" in url:
+            os.chdir("/")  # or the folder that the first client was in could not be unmounted
         if txid:
             parameters.pop("at", None)
             parameters["txid"] = f"{txid:016x}"
