@@ -144,7 +144,8 @@ class Session:
         if key is None:
             return None
         place = self._arena.find(key)
-        if place is None and key in file.source.cache:
+        # What was read ahead is decoded only now: what turns out to be damaged is told when it is asked for.
+        if place is None and file.source.pages.known(file.view, pgno) is not None:
             place = self._arena.put(key, file.page(pgno))
         return place
 
