@@ -1,6 +1,8 @@
 """Threads for calls that do not notice an interrupt, so that whoever waits for one does."""
 
+import atexit
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
@@ -11,12 +13,16 @@ __all__ = ["Callers"]
 
 T = TypeVar("T")
 
+_SETTLE_S = 1.0
+"""How long the end of the program waits for calls that nobody waits for."""
+
 
 class Callers:
     """Up to so many threads, started as they are needed.
 
     They are daemons, unlike an executor's: a call that was left alone by an interrupt or a time limit does not keep
-    the program from ending.
+    the program from ending for longer than `_SETTLE_S`. So long it does: a call that ended while the interpreter
+    ends would take the program down with a signal.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -30,7 +36,8 @@ class Callers:
         self._name = name
         self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
         self._lock = threading.Lock()
-        self._threads = self._free = 0
+        self._threads = self._free = self._under_way = 0
+        atexit.register(self._settle)
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
         """Run a call in one of the threads, on behalf of whoever submits it."""
@@ -59,3 +66,9 @@ class Callers:
             del future, call
             with self._lock:
                 self._free += 1
+                self._under_way -= 1
+
+    def _settle(self) -> None:
+        ends = time.monotonic() + _SETTLE_S
+        while self._under_way and time.monotonic() < ends:
+            time.sleep(0.005)
