@@ -106,7 +106,10 @@ class Session:
     def _read(self, payload: Reader) -> tuple[bytes, list[int]]:
         first = payload.u32()
         self._most = min(2 * self._most, _MOST_PLACES) if first == self._next else _FIRST_PLACES
-        places = [self._place(first)]
+        place = self._at_hand(first)
+        if place is None and first == self._next:
+            self._start_ahead(first)
+        places = [place or self._fetched(first)]
         while len(places) < self._most and (place := self._at_hand(first + len(places))):
             places.append(place)
         self._next = first + len(places)
@@ -129,11 +132,20 @@ class Session:
         told = [segment.number << 32 | offset for segment, offset in places]
         return numbers("I", words) + numbers("Q", told), [segment.fd for segment in new.values()]
 
-    def _place(self, pgno: int) -> Place:
-        """Return where a page lies, after fetching it where it does not lie anywhere yet."""
-        place = self._at_hand(pgno)
-        if place is not None:
-            return place
+    def _start_ahead(self, first: int) -> None:
+        """Begin to read the pages from here on: the client reads them in order, and asks for few of them."""
+        file = self._opened
+        most = file.source.pages.most_ahead_size // file.view.page_size
+        wanted = range(first, min(first + min(self._most, most), file.view.commit + 1))
+        lacking = [pgno for pgno in wanted if not self._is_placed(pgno)]
+        file.source.pages.start(file.view, lacking, file.meter)
+
+    def _is_placed(self, pgno: int) -> bool:
+        key = self._key(pgno)
+        return key is not None and self._arena.find(key) is not None
+
+    def _fetched(self, pgno: int) -> Place:
+        """Return where a page lies that was not anywhere yet."""
         page = self._opened.page(pgno)
         return self._arena.put(self._key(pgno) or object(), page)
 
@@ -145,8 +157,9 @@ class Session:
             return None
         place = self._arena.find(key)
         # What was read ahead is decoded only now: what turns out to be damaged is told when it is asked for.
-        if place is None and file.source.pages.known(file.view, pgno) is not None:
-            place = self._arena.put(key, file.page(pgno))
+        if place is None and pgno > 1:  # page 1 is not what is kept
+            page = file.source.pages.known(file.view, pgno)
+            place = None if page is None else self._arena.put(key, page)
         return place
 
     def _key(self, pgno: int) -> PageKey | None:
