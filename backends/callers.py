@@ -44,6 +44,7 @@ class Callers:
         future: Future[T] = Future()
         context = copy_context()
         with self._lock:
+            self._under_way += 1
             if self._free > 0:
                 self._free -= 1
             elif self._threads < self._most:
@@ -70,5 +71,5 @@ class Callers:
 
     def _settle(self) -> None:
         ends = time.monotonic() + _SETTLE_S
-        while self._under_way and time.monotonic() < ends:
+        while self._under_way > 0 and time.monotonic() < ends:
             time.sleep(0.005)
