@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 from tempfile import TemporaryFile
 from types import MappingProxyType, TracebackType
 from typing import BinaryIO, Self, TypeVar, cast
@@ -315,20 +316,25 @@ class Backend(ABC):
     def read_ahead(self, pieces: Iterable[Piece], *, ahead: int = 4) -> Iterator[bytes]:
         """Read ranges in order while up to `ahead` further ones are under way.
 
-        Memory is bounded by `ahead + 1` pieces. An error is raised when its piece's turn comes.
+        Memory is bounded by `ahead + 1` pieces. An error is raised when its piece's turn comes. The threads end with
+        the iteration: whoever has hundreds of backends, and reads from each now and then, keeps none.
         """
-        pool = self._executor()
+        pieces = iter(pieces)
+        first = list(islice(pieces, 2))
+        if len(first) < 2:
+            yield from (self.get(*piece) for piece in first)
+            return
+        pool = _Executor(ahead + 1, thread_name_prefix=f"{self.scheme}-ahead")
         under_way: deque[Future[bytes]] = deque()
         try:
-            for piece in pieces:
+            for piece in chain(first, pieces):
                 under_way.append(pool.submit(self.get, *piece))
                 if len(under_way) > ahead:
                     yield under_way.popleft().result()
             while under_way:
                 yield under_way.popleft().result()
         finally:
-            for future in under_way:
-                future.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def stage(self, folder: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
         """Open a file to write what a `put` shall take, as often as it takes it; at the end it is gone.
