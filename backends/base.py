@@ -320,9 +320,9 @@ class Backend(ABC):
         the iteration: whoever has hundreds of backends, and reads from each now and then, keeps none.
         """
         pieces = iter(pieces)
-        first = list(islice(pieces, 2))
+        first = list(islice(pieces, 2)) if ahead else []
         if len(first) < 2:
-            yield from (self.get(*piece) for piece in first)
+            yield from (self.get(*piece) for piece in chain(first, pieces))
             return
         pool = _Executor(ahead + 1, thread_name_prefix=f"{self.scheme}-ahead")
         under_way: deque[Future[bytes]] = deque()

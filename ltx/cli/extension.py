@@ -12,10 +12,7 @@ from ltx.cli.output import complain
 
 __all__ = ["EXAMPLES", "extension"]
 
-EXAMPLES = examples(
-    'sqlite3 -cmd ".load $(ltx extension)"',
-    "cd $(ltx extension --dir) && sqlite3",
-)
+EXAMPLES = examples("ltx extension", "ltx extension --dir", 'sqlite3 -cmd ".load $(ltx extension)"')
 
 
 def extension(
