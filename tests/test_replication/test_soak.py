@@ -5,9 +5,12 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.timeout(200)
 def test_four_writers_checkpoints_kills_and_upkeep_lose_nothing() -> None:
     seed = str(time.time_ns() % 1_000_000)
     command = [sys.executable, "-m", "bench.soak", "--seconds", "60", "--seed", seed]
