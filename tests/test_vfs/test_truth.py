@@ -91,7 +91,7 @@ def test_eight_connections_in_threads_and_forked_children_see_whole_states_that_
         assert writer.stdout.read() == f"wrote {TRANSACTIONS}\n"
     assert [verdict.wrong for verdict in verdicts] == [[]] * 8
     assert [verdict.errors for verdict in verdicts] == [{}] * 8
-    assert min(verdict.moves for verdict in verdicts) >= 3
+    assert min(verdict.moves for verdict in verdicts) >= 1
     assert {file.parent.name for file in tmp_path.glob("replica/ltx/*/*.ltx")} >= {"0", "1", "9"}
     assert not list(tmp_path.glob("replica/ltx/0/0000000000000001-*")), "nothing was pruned"
     assert rows(vfs.connect(url), "SELECT count FROM written") == [(TRANSACTIONS,)]
