@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backends.retrying import Retry, RetryingBackend
 from ltx.replica.replica import Replica
+from ltx.replication.apart import Apart
 from ltx.replication.config.values import Configuration, Place, Replicated
 from ltx.replication.daemon import FAILURES, Daemon, restore_missing
 from ltx.replication.database import Database
@@ -59,7 +60,7 @@ class Fleet:
         Nothing is changed before all of it is found to be right.
 
         Raises:
-            backends.ConfigError: A URL or an option is wrong.
+            backends.ConfigError: A URL or an option is wrong, or two databases have one replica.
             OSError: A folder cannot be read.
         """
         with self._lock:
@@ -71,7 +72,8 @@ class Fleet:
                 for path, what in wanted.items()
                 if path not in self._members or self._members[path].what != what
             }
-            opened = self._open(begun)
+            kept = [path for path in self._members if path in wanted and path not in begun]
+            opened = self._open(begun, self._apart(kept))
             self.configuration = configuration
             wait(
                 self._end([path for path in begun if path in self._members], 0)
@@ -160,16 +162,24 @@ class Fleet:
             }
             gone = [path for path in theirs if path not in found]
             self._end(gone, self.configuration.flush_s)
+            apart = self._apart(self._members)
             for path, what in found.items():
                 if path in self._members:
                     continue
                 try:
-                    self._begin(what, self._open({path: what})[path])
+                    self._begin(what, self._open({path: what}, apart)[path])
                 except FAILURES as error:
                     log.error("cannot be replicated", extra={"db": str(path), "error": str(error)})  # noqa: TRY400
         return _SETTLE_S if gone else _RESCAN_S  # one that was moved is let go of first
 
-    def _open(self, wanted: Mapping[Path, Replicated]) -> dict[Path, tuple[Replica, ...]]:
+    def _apart(self, paths: Iterable[Path]) -> Apart:
+        """Return who has which replica, of databases of ours."""
+        apart = Apart()
+        for path in paths:
+            apart.take(path, [replica.url for replica in self._members[path].replicas])
+        return apart
+
+    def _open(self, wanted: Mapping[Path, Replicated], apart: Apart) -> dict[Path, tuple[Replica, ...]]:
         """Open the replicas of databases, all or none; nothing is sent."""
         opened: dict[Path, tuple[Replica, ...]] = {}
         done: list[Replica] = []
@@ -178,6 +188,7 @@ class Fleet:
                 start = len(done)
                 done += (self._opened_at(place) for place in what.places)
                 opened[path] = tuple(done[start:])
+                apart.take(path, [replica.url for replica in opened[path]])
         except BaseException:
             for replica in done:
                 replica.close()

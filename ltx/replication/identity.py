@@ -68,7 +68,7 @@ class Identity:
             return False
         if theirs is not None and self.is_of(theirs) and self.restored_txid == newest:
             return False  # it was restored to all that is there
-        if theirs is not None and (knows or self.is_of(theirs)):
+        if theirs is not None and (knows or self.is_of(theirs) or self._lives(theirs)):
             raise ConflictError(
                 f"{url} was written to by {theirs}, up to TXID {format_txid(newest)}, and {self.path} does not have all "
                 "of it: restore it anew, or go on with it all the same (--adopt)"
@@ -107,8 +107,20 @@ class Identity:
         found = self._lineage.id if self._lineage else ""
         return Writer(found, socket.gethostname(), str(self.path), self._inode(), os.getpid())
 
+    def _lives(self, theirs: Writer) -> bool:
+        """Whether the database that wrote to a replica last still is on this machine, beside ours."""
+        if theirs.host != socket.gethostname():
+            return False
+        found = _inode(theirs.path)
+        return found != 0 and found != self._inode()
+
     def _inode(self) -> int:
-        try:
-            return os.stat(self.path).st_ino
-        except FileNotFoundError:
-            return 0
+        return _inode(self.path)
+
+
+def _inode(path: str | os.PathLike[str]) -> int:
+    """Return which file a path leads to; 0 where there is none."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0

@@ -190,6 +190,15 @@ def test_a_number_without_a_unit_is_nanoseconds_as_there_and_a_warning(read: Rea
     assert refused(read, text, strict=True).line == 1
 
 
+def test_a_database_under_two_names_is_refused(read: Read, tmp_path: Path) -> None:
+    (tmp_path / "b.db").symlink_to(tmp_path / "a.db")
+    text = "dbs:\n" + "".join(
+        f"- path: {tmp_path}/{each}.db\n  replica: {{path: r{each}}}\n" for each in "ab"
+    )
+    error = refused(read, text)
+    assert f"{tmp_path}/b.db, which is {tmp_path}/a.db, stands here twice" in str(error)
+
+
 def test_a_setting_given_twice_is_a_warning(read: Read) -> None:
     found = read("addr: ':1'\naddr: ':2'\n")
     assert found.address == ":2"

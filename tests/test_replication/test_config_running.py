@@ -198,6 +198,43 @@ def test_a_reload_changes_what_changed_and_nothing_else(tmp_path: Path) -> None:
         assert restored(f"{tmp_path}/{url}", tmp_path / "out.db") == image(path)
 
 
+def test_two_databases_never_have_one_replica(tmp_path: Path) -> None:
+    a = make(tmp_path / "a.db")
+    b = Path(shutil.copy(a, tmp_path / "b.db"))
+    (tmp_path / "dbs").mkdir()
+    shutil.copy(a, tmp_path / "dbs" / "c.db")
+    (tmp_path / "link").symlink_to(tmp_path / "ra")
+    kept = f"dbs:\n{entry(a, tmp_path / 'ra')}"
+    found = f"- dir: {tmp_path}/dbs\n  pattern: '*.db'\n  watch: true\n  replica: {{path: {tmp_path}/%s}}\n"
+    (tmp_path / "both.yml").write_text(kept + entry(b, f"{tmp_path}/ra/"))
+    code, said = exits(tmp_path, "--config", tmp_path / "both.yml")
+    assert (code, f"{a}, and cannot be that of {b}" in said) == (1, True), said
+    with running(tmp_path, kept) as run:
+        eventually(lambda: run.has_all("a.db"))
+        for wrong, because in (
+            (kept + entry(b, f"{tmp_path}/ra/"), f"{a}, and cannot be that of {b}"),
+            (kept + entry(b, tmp_path / "link"), f"{a}, and cannot be that of {b}"),
+            (kept + entry(b, tmp_path / "ra" / "ltx" / "b"), "among the other one's files"),
+            (kept + entry(b, tmp_path / "rb", tmp_path / "rb"), "twice"),
+            (
+                f"dbs:\n{entry(a, tmp_path / 'rdbs' / 'c.db')}" + found % "rdbs",
+                f"and cannot be that of {tmp_path}/dbs/c.db",
+            ),
+        ):
+            run.configure(wrong)
+            assert run.lines[-1]["msg"] == "the configuration was not taken; all goes on as it was"
+            assert because in run.lines[-1]["error"]
+            commit(a)
+            eventually(lambda: run.has_all("a.db"))
+        run.configure(f"dbs:\n{entry(a, tmp_path / 'rdbs' / 'late.db')}" + found % "rdbs")
+        shutil.copy(b, tmp_path / "dbs" / "late.db")  # found later: only it is refused
+        late = str(tmp_path / "dbs" / "late.db")
+        eventually(lambda: run.logged("cannot be replicated", db=late))
+        commit(a)
+        eventually(lambda: run.has_all("a.db", "dbs/c.db"))
+    assert restored(f"{tmp_path}/rdbs/late.db", tmp_path / "out.db") == image(a)
+
+
 def test_a_dead_storage_stops_nothing_else_and_a_reload_helps(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

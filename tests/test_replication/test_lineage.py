@@ -92,11 +92,21 @@ def test_what_the_old_writer_wrote_since_the_restore_is_not_written_over(first: 
     second.restored_to(second.path).replicate()
 
 
-def test_a_copy_that_nothing_is_known_of_takes_over_and_the_old_one_does_not_win(first: Site) -> None:
+def test_a_copy_beside_the_original_is_refused(first: Site) -> None:
     path = first.path.parent / "elsewhere" / "b.db"
     path.parent.mkdir()
     second = Site(Path(shutil.copy(first.path, path)), first.url)
+    second.refused(str(first.path), str(second.path))
+    first.replicate()
+
+
+def test_a_copy_that_nothing_is_known_of_takes_over_from_one_that_is_gone(first: Site) -> None:
+    path = first.path.parent / "elsewhere" / "b.db"
+    path.parent.mkdir()
+    second = Site(Path(shutil.copy(first.path, path)), first.url)
+    away = first.path.rename(first.path.parent / "away.db")
     second.replicate()
+    away.rename(first.path)
     first.refused(str(second.path))
 
 

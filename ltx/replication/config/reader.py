@@ -170,7 +170,9 @@ class _Reader:
         return True
 
     def _databases(self, file: File) -> tuple[tuple[Replicated, ...], tuple[Folder, ...]]:
-        databases: dict[Path, Replicated] = {}
+        databases: dict[
+            str, Replicated
+        ] = {}  # by the path without symbolic links: no file is replicated twice
         folders: list[Folder] = []
         for number, section in enumerate(file.dbs):
             where = ("dbs", number)
@@ -192,9 +194,11 @@ class _Reader:
                 )
                 continue
             path = Path(local_path(section.path or ""))
-            if path in databases:
-                raise self._error(f"{path} stands here twice: put all its replicas in one place", where)
-            databases[path] = Replicated(path, places, settings)
+            before = databases.get(real := os.path.realpath(path))
+            if before is not None:
+                name = path if before.path == path else f"{path}, which is {before.path},"
+                raise self._error(f"{name} stands here twice: put all its replicas in one place", where)
+            databases[real] = Replicated(path, places, settings)
         return tuple(databases.values()), tuple(folders)
 
     def _places(self, file: File, section: DatabaseSection, where: document.Path) -> Iterator[Place]:
