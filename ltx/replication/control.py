@@ -82,7 +82,12 @@ def sockets() -> list[Path]:
 
 @contextmanager
 def listening(daemon: "Daemon", path: Path) -> Iterator[None]:
-    """Answer requests on a socket meanwhile."""
+    """Answer requests on a socket meanwhile.
+
+    Raises:
+        LTXError: Another replicator answers there, or something is there that is no socket; it is not touched.
+        OSError: No socket can be there.
+    """
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -94,12 +99,13 @@ def listening(daemon: "Daemon", path: Path) -> Iterator[None]:
         daemon_threads = True
         block_on_close = False
 
-    path.unlink(missing_ok=True)
+    _make_room(path)
     before = os.umask(0o177)
     try:
         server = Server(str(path), Handler)
     finally:
         os.umask(before)
+    ours = path.lstat().st_ino
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="control", daemon=True)
     thread.start()
     try:
@@ -107,7 +113,29 @@ def listening(daemon: "Daemon", path: Path) -> Iterator[None]:
     finally:
         server.shutdown()
         server.server_close()
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if path.lstat().st_ino == ours:
+                path.unlink()
+
+
+def _make_room(path: Path) -> None:
+    """Remove the socket of a replicator that is no more."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise LTXError(f"{path} is there already, and is no socket: name another path for the socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except TimeoutError:
+            pass
+    raise LTXError(f"another replicator answers at {path}: name another path for the socket")
 
 
 def ask(path: Path, request: Answer, *, timeout_s: float = _TIMEOUT_S) -> dict[str, object]:

@@ -31,6 +31,7 @@ _AGAIN_S = 0.02
 """An event can come before the commit that it belongs to is complete."""
 
 _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
+_STUCK_S = 1.0
 _SIDES = ("-wal", "-shm", "-journal")
 _WATCH_STEP_MS, _WATCH_DEBOUNCE_MS = 5, 20
 FAILURES = (LTXError, BackendError, OSError, apsw.Error)
@@ -81,7 +82,7 @@ class Daemon:
         self._scheduler = Scheduler()
         self._captures = ThreadPoolExecutor(_CAPTURES, thread_name_prefix="capture")
         self._uploads: dict[str, ThreadPoolExecutor] = {}
-        self._stopping, self._aborted = threading.Event(), threading.Event()
+        self._stopping, self._aborted, self._over = (threading.Event() for _ in range(3))
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._entries: dict[Path, _Entry] = {}
@@ -149,7 +150,11 @@ class Daemon:
         self._folders_changed.set()
 
         def flush() -> bool:
-            self._scheduler.remove(entry.tasks)
+            until = time.monotonic() + flush_s
+            while not self._scheduler.remove(entry.tasks, timeout_s=_STUCK_S):
+                if self._over.is_set() and time.monotonic() >= until:
+                    log.error("is not let go of: work on it did not end", extra={"db": str(database.path)})
+                    return False
             return self._flush(database, time.monotonic() + flush_s)
 
         return flush
@@ -196,6 +201,7 @@ class Daemon:
             done = list(pool.map(lambda database: self._flush(database, until), self.databases))
         for uploads in self._uploads.values():
             uploads.shutdown(wait=False, cancel_futures=True)
+        self._over.set()
         return all(done)
 
     def abort(self) -> None:
@@ -316,7 +322,7 @@ class Daemon:
             if database.settings.restore and not database.path.exists():
                 restore_missing(database)
             changed = database.sync()
-        except FAILURES as error:
+        except Exception as error:  # noqa: BLE001 - else nobody would hear that it is not replicated any more
             return self._failed(entry, error)
         finally:
             entry.sync_count += 1
@@ -341,7 +347,9 @@ class Daemon:
         database = entry.database
         entry.sync_error_count += 1
         if str(error) != str(database.error):
-            log.error("cannot be captured", extra={"db": str(database.path), "error": str(error)})
+            unforeseen = None if isinstance(error, FAILURES) else error
+            extra = {"db": str(database.path), "error": str(error) or repr(error)}
+            log.error("cannot be captured", extra=extra, exc_info=unforeseen)
         database.error = error
         if isinstance(error, ConflictError):
             return _REFUSED_S  # somebody has to look at it
@@ -374,7 +382,7 @@ class Daemon:
                 try:
                     database.sync()
                     captured = True
-                except FAILURES as failure:
+                except Exception as failure:  # noqa: BLE001 - it is logged, and the others are to be flushed, too
                     error = failure
                 done = []
                 if database.is_open:  # else nothing of it was captured

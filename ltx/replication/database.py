@@ -394,7 +394,7 @@ class Database:
             wal_frames=frames,
             wal_frames_done=done,
             replicas=[uploader.status for uploader in self.uploaders],
-            error=str(self.error) if self.error else None,
+            error=(str(self.error) or repr(self.error)) if self.error else None,
             checkpoints=checkpointer.count if checkpointer else 0,
             longest_barrier_s=checkpointer.longest_barrier_s if checkpointer else 0.0,
             compared=self.compared,

@@ -2,12 +2,17 @@
 
 import heapq
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 __all__ = ["Scheduler", "Task"]
+
+_AFTER_FAILURE_S = 5.0
+log = logging.getLogger("ltx")
 
 
 class Task:
@@ -40,13 +45,21 @@ class Scheduler:
         with self._changed:
             self._put(task, time.monotonic() + delay_s)
 
-    def remove(self, tasks: Iterable[Task]) -> None:
-        """Take tasks out; when this returns none of them runs, or will again."""
+    def remove(self, tasks: Iterable[Task], *, timeout_s: float | None = None) -> bool:
+        """Take tasks out: none of them begins again.
+
+        Args:
+            tasks: Which.
+            timeout_s: For how long to wait for those that run; None for as long as they do.
+
+        Returns:
+            Whether none of them runs.
+        """
         found = list(tasks)
         with self._changed:
             for task in found:
                 task.removed = True
-            self._changed.wait_for(lambda: not any(task.running for task in found))
+            return self._changed.wait_for(lambda: not any(task.running for task in found), timeout_s)
 
     def poke(self, task: Task, delay_s: float = 0.0) -> None:
         """Let a task run soon; while it runs, once more after that."""
@@ -67,8 +80,7 @@ class Scheduler:
                 while self._heap and self._heap[0][0] <= now:
                     due, _, task = heapq.heappop(self._heap)
                     if due == task.due and not task.running and not task.removed:
-                        task.running = True
-                        task.pool.submit(self._run, task)
+                        self._submit(task)
                 following = self._heap[0][0] if self._heap else now + 60
                 self._changed.wait(max(0.0, min(60.0, following - now)))
 
@@ -84,10 +96,28 @@ class Scheduler:
         if self._heap[0][2] is task:
             self._changed.notify_all()
 
+    def _submit(self, task: Task) -> None:
+        task.running = True
+        try:
+            future = task.pool.submit(self._run, task)
+        except RuntimeError:  # the pool is shut down: all comes to its end
+            task.running = False
+            self._changed.notify_all()
+        else:
+            future.add_done_callback(partial(self._done, task))
+
+    def _done(self, task: Task, future: Future[None]) -> None:
+        if future.cancelled():  # its pool was shut down before it began
+            with self._changed:
+                task.running = False
+                self._changed.notify_all()
+
     def _run(self, task: Task) -> None:
-        delay_s = 5.0
+        delay_s = _AFTER_FAILURE_S
         try:
             delay_s = task.work()
+        except Exception:
+            log.exception("failed in a way that nobody foresaw; tries again")
         finally:
             with self._changed:
                 due = time.monotonic() + delay_s
