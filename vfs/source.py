@@ -22,9 +22,10 @@ from ltx import (
     ReplicaError,
     UnsupportedVersionError,
 )
-from ltx.format import format_txid
+from ltx.format import format_txid, to_timestamp_ms
 from ltx.replica import parse_time
 from ltx.replica.apply import FileError
+from ltx.replica.history import is_same_history
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.cache import PageCache, PageKey
@@ -248,6 +249,12 @@ class Source:
                     f"no LTX files lie at {self.replica.url}: check the URL, or replicate a database to it"
                 )
             return self._open(files, reach[-1] if reach else None)
+        reaches = bool(reach) and any(file.max_txid >= view.txid for file in files)
+        if reaches and not self._is_shown(view, files):  # a replica made anew has a beginning: a snapshot
+            if reach[-1] < view.txid:
+                return view
+            self._forget()  # what follows could follow another state than the view's
+            return self._open(files, reach[-1])
         following = extend((file for file in files if file.level != SNAPSHOT_LEVEL), view.txid)
         reached = following[-1].max_txid if following else view.txid
         if reach and reach[-1] > reached:
@@ -272,7 +279,7 @@ class Source:
         else:
             plan = self._plan_at(parse_time(time), files)
         known = self._views.get(plan.txid)
-        if known is not None and self._is_anew(known, files):
+        if known is not None and (self._is_anew(known, files) or not self._is_shown(known, files)):
             self._forget()
             known = None
         return known or self._open(files, plan.txid)
@@ -303,8 +310,11 @@ class Source:
         lost = f"{names} is gone or damaged, and TXID {format_txid(view.txid)} cannot be had without it"
         if self._is_anew(view, listed):
             raise NotReachableError(f"{lost}: the replica was made anew")
+        left = [file for file in listed if file not in without]
+        if view.txid in reach_of(left).txids and not self._is_shown(view, listed):
+            raise NotReachableError(f"{lost}: nothing shows that the files there now are of the same history")
         try:
-            return self._open([file for file in listed if file not in without], view.txid)
+            return self._open(left, view.txid)
         except (ReplicaError, CorruptError, UnsupportedVersionError, NotFoundError) as error:
             raise NotReachableError(f"{lost}: {error}") from error
 
@@ -318,6 +328,16 @@ class Source:
             return any(self._files.is_another(*pair) for pair in (*by_name, *versioned))
         except NotFoundError:
             return False
+
+    def _is_shown(self, view: View, files: Sequence[LTXFile]) -> bool:
+        """Whether files are shown to be of a view's history: by one of its own, or by its last transaction's time.
+
+        That its own are what they were says `_is_anew`. With none of them there, others could have its TXIDs.
+        """
+        own = {opened.file.key for opened in view.files}
+        return any(file.key in own for file in files) or is_same_history(
+            self.replica.backend, files, view.txid, to_timestamp_ms(view.time), view.page_size, view.commit
+        )
 
     def _is_lost(self, view: View, files: Sequence[LTXFile]) -> bool:
         """Whether a view's TXID is not there any more: no file reaches it, and that is not for a stale listing."""

@@ -25,6 +25,7 @@ from ltx.errors import CorruptError, GapError, NoSnapshotError, OutputExistsErro
 from ltx.format import CHECKSUM_SIZE, TXID, Header
 from ltx.replica.apply import FAULTS, FileError, apply_files, decoded, pages_between
 from ltx.replica.files import LTXFile
+from ltx.replica.history import is_same_history
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.output import new_database
 from ltx.replica.overwrite import COUNTER, Busy, WritableCopy, as_rollback_journal, page_size_of
@@ -59,11 +60,12 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    """Where a copy is, at one value of its change counter: a TXID, and the file that ends with it."""
+    """Where a copy is, at one value of its change counter: a TXID, its time, and the file that ends with it."""
 
     txid: int
     key: str
     checksum: int
+    time_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class Follower:
         self._changes: _Changes | None = None
         self._problem = ""
         self._checked: tuple[int, datetime | None, str] | None = None
+        self._proven: Sequence[LTXFile] = ()
         if os.path.lexists(self.path):
             try:
                 self._resume()
@@ -203,7 +206,7 @@ class Follower:
             )
             os.pwrite(new.descriptor, page, 0)
             last = plan.files[-1]
-            self._at = _At(plan.txid, last.key, self._checksum(last))
+            self._at = _At(plan.txid, last.key, self._checksum(last), header.timestamp_ms)
             counter = int.from_bytes(page[COUNTER], "big")
             self._save(_State(replica.url, os.fstat(new.descriptor).st_ino, {counter: self._at}))
             new.install(force=self._force)
@@ -258,6 +261,8 @@ class Follower:
             for _ in range(_TRIES):
                 rest = [file for file in files if file not in avoided and file.level != SNAPSHOT_LEVEL]
                 chain = [] if remade else extend(rest, self._at.txid)
+                if files and not (chain and chain[0].min_txid == 1) and not self._is_ours(files):
+                    remade, chain = True, []  # what follows could follow another state than the copy's
                 if not chain:
                     break
                 try:
@@ -292,6 +297,24 @@ class Follower:
                         self._checked = identity
         return False
 
+    def _is_ours(self, files: Sequence[LTXFile]) -> bool:
+        """Whether the copy's state is shown to be one of these files': by the file it came from, or by its time."""
+        at = self._at
+        if any(
+            file.key == at.key and (file.size, file.modified, file.version) == self._checked for file in files
+        ):
+            return True
+        ending = [file for file in files if file.max_txid == at.txid]
+        if ending and ending == self._proven:
+            return True
+        page_count, page_size = self._sizes()
+        if at.time_ms is None or not is_same_history(
+            self._replica.backend, ending, at.txid, at.time_ms, page_size, page_count
+        ):
+            return False
+        self._proven = ending
+        return True
+
     def _checksum(self, file: LTXFile) -> int:
         return int.from_bytes(self._replica.backend.get(file.key, -CHECKSUM_SIZE), "big")
 
@@ -305,7 +328,7 @@ class Follower:
         assert self._copy is not None
         assert changes.last is not None
         file, header, checksum = changes.last
-        after = _At(file.max_txid, file.key, checksum)
+        after = _At(file.max_txid, file.key, checksum, header.timestamp_ms)
         copy = self._copy
 
         def check(head: bytes) -> None:

@@ -237,6 +237,47 @@ def test_a_replica_that_was_made_anew_is_taken_whole(source: Source, more: int) 
     follower.close()
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_increments_of_another_history_are_never_put_on_the_copy(source: Source, more: int) -> None:
+    """Its small files are merged and pruned already: the name that the copy came from is not there."""
+    for _ in range(3):
+        source.publish()
+    follower = source.follower()
+    follower.step()
+    shutil.rmtree(source.url)
+    shutil.rmtree(source.path.parent / ".a.db-litestream")
+    source.publish("DELETE FROM t WHERE a % 3; UPDATE t SET b = randomblob(9); VACUUM")
+    for _ in range(3):
+        source.publish()
+    snapshot(source.replica)
+    for _ in range(more):
+        source.publish()
+    source.replica.backend.delete([file.key for file in source.replica.files(0) if file.max_txid <= 4])
+    done = follower.step()
+    assert done
+    assert done.is_whole
+    source.check()
+    assert follower.step() is None
+    follower.close()
+
+
+def test_a_copy_goes_on_from_its_own_state_when_that_is_in_a_merged_file(source: Source) -> None:
+    """The time of its last transaction shows that the files are of its history."""
+    source.publish()
+    compact(source.replica, 1)
+    source.publish()
+    with closing(source.follower()) as follower:
+        follower.step()
+        compact(source.replica, 1)
+        source.replica.backend.delete([file.key for file in source.replica.files(0)])
+        assert follower.step() is None
+        source.publish()
+        done = follower.step()
+        assert done
+        assert not done.is_whole
+        source.check()
+
+
 def test_a_gap_is_waited_out(source: Source) -> None:
     with closing(source.follower()) as follower:
         follower.step()

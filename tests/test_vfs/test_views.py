@@ -398,3 +398,47 @@ def test_a_held_view_of_a_replica_made_anew_ends_in_an_error_that_says_so(source
         rows(db, ALL)
     db.execute("ROLLBACK")
     assert follows(db, source)
+
+
+@pytest.mark.parametrize("txid", [None, 5], ids=["the newest", "a fixed one"])
+def test_nothing_is_mixed_where_another_history_has_the_same_txid_in_files_of_other_names(
+    txid: int | None, source: Origin
+) -> None:
+    """Its small files are merged and pruned already: of the files that a reader knows no name is there."""
+    for _ in range(4):
+        change(source)
+    held = vfs.connect(source.url, poll_interval=0, cache_size=0, txid=txid)
+    held.execute("PRAGMA cache_size = 1; BEGIN")
+    assert rows(held, "SELECT n FROM t WHERE id = 1") == [(5,)]
+    follower = vfs.connect(source.url, poll_interval=0)
+    assert follows(follower, source)
+    source.begin_anew()
+    source.commit("UPDATE t SET n = n + 1000")
+    for _ in range(4):
+        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    source.snapshot()
+    source.merge(1, 1, 5)
+    source.prune(0, 6)
+    with pytest.raises(NotReachableError, match=r"0000000000000005.* same history"):
+        rows(held, ALL)
+    held.execute("ROLLBACK")
+    assert content(vfs.connect(source.url, txid=5)) == as_read(source.states[5])
+    assert follows(follower, source)
+    source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    assert follows(follower, source)
+
+
+def test_a_reader_that_slept_follows_no_other_history(source: Origin, pause: Callable[[], None]) -> None:
+    for _ in range(4):
+        change(source)
+    follower = vfs.connect(source.url, poll_interval=0)
+    assert follows(follower, source)
+    source.begin_anew()
+    source.commit("UPDATE t SET n = n + 1000")
+    for _ in range(4):
+        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    source.merge(1, 1, 5)
+    source.prune(0, 6)
+    source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    pause()
+    assert follows(follower, source)
