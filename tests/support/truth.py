@@ -163,6 +163,7 @@ def _write(path: Path, url: str, transactions: int, seed: int, kept: timedelta) 
                 snapshot(replica)
             if done % 25 == 0:
                 retain(replica, policy)
+            time.sleep(3 * kept.total_seconds() / transactions)  # so that what is kept for a time goes, too
     print(f"wrote {transactions}", flush=True)
 
 
