@@ -44,7 +44,8 @@ def test_every_scheme_runs_the_contract() -> None:
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         importlib.import_module(f"tests.test_backends.{path.stem}")
     tested = {scheme for kind in contracts() if kind.__name__.startswith("Test") for scheme in kind.schemes}
-    assert tested == set(schemes()), "name the schemes of each contract class in its `schemes`"
+    ours = {scheme for scheme, target in schemes().items() if target.startswith("backends.")}
+    assert tested == ours, "name the schemes of each contract class in its `schemes`"
 
 
 def test_every_engine_runs_the_contract() -> None:
