@@ -4,8 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from backends import ConfigError
 
@@ -59,7 +58,7 @@ class Apart:
 def _place(url: str) -> str:
     """Return a URL so that two for one place are equal: what follows `?` goes first, and tells services apart."""
     if url.startswith("file://"):
-        return f"file://{os.path.realpath(url2pathname(urlsplit(url).path))}".rstrip("/")
+        return f"file://{os.path.realpath(unquote(urlsplit(url).path))}".rstrip("/")
     base, _, query = url.partition("?")
     return f"{query}?{base.rstrip('/')}"
 
