@@ -1,6 +1,7 @@
 """Hypothesis profiles and the servers that several test folders share."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 from tests.servers.seaweedfs import S3Server, seaweedfs
 
 pytest.register_assert_rewrite("backends.testing")
+
+# A suite that a shell runs in the background ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None)

@@ -93,7 +93,7 @@ class Time:
         )
 
 
-AT_ONCE = Retry(sleep=lambda _: None)
+AT_ONCE = Retry(sleep=lambda _: None, tries=40)  # of many threads one may be unlucky more often
 
 
 class TestRetrying(BackendContract):
