@@ -152,6 +152,7 @@ def test_readers_see_every_change_and_never_half_of_one(tmp_path: Path) -> None:
                 follower.communicate()
     follower = ltx_process(*words, folder=tmp_path)
     eventually(lambda: body(_read(copy)) == body(image(path)))
+    time.sleep(2)  # the one before may have brought all of it: let this one begin
     follower.send_signal(signal.SIGTERM)
     assert follower.wait(10) == 0
     follower.communicate()
