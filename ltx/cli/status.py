@@ -68,7 +68,7 @@ def _rows(found: list[dict[str, object]]) -> list[list[object]]:
                     replica["url"],
                     _txid(there),
                     f"{replica['lag_size']} bytes, {replica['lag_s']:.1f} s",
-                    replica["error"] or each["error"] or "",
+                    each["error"] or replica["error"] or replica["upkeep_error"] or "",
                 ]
             )
     return rows
@@ -81,4 +81,4 @@ def _txid(number: object) -> str:
 def _troubled(each: dict[str, object]) -> bool:
     replicas = each["replicas"]
     assert isinstance(replicas, list)
-    return bool(each["error"]) or any(replica["error"] for replica in replicas)
+    return bool(each["error"]) or any(replica["error"] or replica["upkeep_error"] for replica in replicas)

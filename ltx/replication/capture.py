@@ -6,6 +6,7 @@ its frames were seen. Whatever else is found is a `Doubt`, after which only `reb
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -144,13 +145,16 @@ class Capture:
                 return None
             limit = self._limit(before.header.frame_size)
             captured = self._take(before, before.header, limit) if limit > before.end else None
-            if self.pins.read_wal(0, WAL_HEADER_SIZE) == before.raw_header:
+            with ExitStack() as unless_kept:
+                if captured:
+                    unless_kept.callback(captured.close)
+                if self.pins.read_wal(0, WAL_HEADER_SIZE) != before.raw_header:
+                    continue  # it began anew meanwhile
                 self.pins.prove()
                 if captured is None and limit != before.end and limit != WAL_HEADER_SIZE:
                     raise Doubt(f"the WAL of {self.pins.path} does not hold what SQLite says is in it")
+                unless_kept.pop_all()
                 return captured  # with no frame at all the WAL is about to begin anew: all of it was seen
-            if captured:  # it began anew meanwhile
-                captured.close()
         raise Doubt(f"the WAL of {self.pins.path} began anew again and again")
 
     def accept(self, captured: Captured) -> None:

@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import apsw
-
 from backends import BackendError
-from ltx.errors import ConflictError, LTXError
+from ltx.errors import ConflictError
 from ltx.replication.database import Database
+from ltx.replication.failures import log_failure
 from ltx.replication.maintenance import Maintenance
+from ltx.replication.missing import restore_missing
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
 
-__all__ = ["FAILURES", "Daemon", "restore_missing"]
+__all__ = ["Daemon"]
 
 _CAPTURES, _UPLOADS, _FLUSHES = 4, 4, 16
 _FIRST_S = 2.0
@@ -34,8 +34,6 @@ _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
 _STUCK_S = 1.0
 _SIDES = ("-wal", "-shm", "-journal")
 _WATCH_STEP_MS, _WATCH_DEBOUNCE_MS = 5, 20
-FAILURES = (LTXError, BackendError, OSError, apsw.Error)
-"""What can go wrong with one database, and is no reason to stop the others."""
 
 log = logging.getLogger("ltx")
 
@@ -347,9 +345,7 @@ class Daemon:
         database = entry.database
         entry.sync_error_count += 1
         if str(error) != str(database.error):
-            unforeseen = None if isinstance(error, FAILURES) else error
-            extra = {"db": str(database.path), "error": str(error) or repr(error)}
-            log.error("cannot be captured", extra=extra, exc_info=unforeseen)
+            log_failure("cannot be captured", error, db=str(database.path))
         database.error = error
         if isinstance(error, ConflictError):
             return _REFUSED_S  # somebody has to look at it
@@ -357,11 +353,13 @@ class Daemon:
         return entry.pause_s
 
     def _push(self, entry: _Entry, uploader: Uploader) -> float:
+        if not entry.database.is_open:  # else what the replica has would look like somebody else's
+            return entry.database.settings.look_s  # the first sync that gets through pokes us
         before = uploader.error
         current = uploader.push()
         names = {"db": str(entry.database.path), "replica": uploader.replica.url}
         if uploader.error is not None and str(uploader.error) != str(before):
-            log.error("cannot be uploaded", extra={**names, "error": str(uploader.error)})
+            log_failure("cannot be uploaded", uploader.error, **names)
         elif before is not None and uploader.error is None:
             log.info("uploads again", extra=names)
         if uploader.wants_snapshot or (uploader.stopped and uploader.late):
@@ -384,12 +382,14 @@ class Daemon:
                     captured = True
                 except Exception as failure:  # noqa: BLE001 - it is logged, and the others are to be flushed, too
                     error = failure
+                    if not database.is_open and not isinstance(failure, BackendError):
+                        return self._never_begun(database, failure)
                 done = []
                 if database.is_open:  # else nothing of it was captured
                     done = [uploader.push() for uploader in database.uploaders]
                 error = error or next((each.error for each in database.uploaders if each.error), None)
                 gone = not database.path.exists()  # then what was captured is all that there will be
-                if (captured or gone) and all(done):
+                if (captured or gone) and all(done) and database.is_open:
                     return True
                 hopeless = all(each.stopped for each in database.uploaders)
                 if hopeless or time.monotonic() >= until or self._aborted.wait(self._flush_pause_s):
@@ -401,11 +401,9 @@ class Daemon:
         finally:
             database.close()
 
-
-def restore_missing(database: Database) -> None:
-    """Restore a database that is missing, from the first of its replicas that has it; one without any stays missing."""
-    for uploader in database.uploaders:
-        if uploader.replica.files():
-            restored = uploader.replica.restore(database.path)
-            log.info("restored", extra={"db": str(database.path), "txid": restored.txid})
-            return
+    def _never_begun(self, database: Database, error: Exception) -> bool:
+        """Say that a database was not replicated at all; return whether there was nothing to replicate."""
+        gone = not database.path.exists()
+        if not gone:
+            log.error("ended; it was not replicated", extra={"db": str(database.path), "error": str(error)})
+        return gone

@@ -23,6 +23,7 @@ from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, table_path_of
 from ltx.replication.capture import Capture, Captured
 from ltx.replication.checkpoint import Checkpointer, Limits
+from ltx.replication.failures import describe
 from ltx.replication.guard import take_guard
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line
@@ -122,7 +123,7 @@ class Database:
         self.uploaders = [Uploader(replica, self.line, self._identity) for replica in replicas]
         self.error: Exception | None = None
         self.compared = 0
-        self._opened = False
+        self._opened = self._closed = False
         self._pins: Pins | None = None
         self._capture: Capture | None = None
         self._checkpointer: Checkpointer | None = None
@@ -168,10 +169,7 @@ class Database:
             return
         if not self.path.is_file():
             raise DatabaseError(f"there is no database {self.path}")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._guard = self._guard or take_guard(self.folder, self.path)
-        self.line.open()
-        self._identity.read()
+        self.take_line()
         try:
             self._agree()
         except BackendError:
@@ -179,6 +177,22 @@ class Database:
                 uploader.late = True
             raise
         self._opened = True
+
+    def take_line(self) -> None:
+        """Let nobody else replicate the database, and find what was captured of it before; it may be missing itself.
+
+        Raises:
+            DatabaseError: Another process replicates it.
+        """
+        with self._lock:
+            if self._opened:
+                return
+            if self._closed:  # what still asks for it must not take it away from who has it now
+                raise DatabaseError(f"{self.path} was let go of: it is not replicated here any more")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._guard = self._guard or take_guard(self.folder, self.path)
+            self.line.open()
+            self._identity.read()
 
     def _agree(self) -> None:
         """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
@@ -208,9 +222,10 @@ class Database:
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
-            log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
+            if self._stranger is None:
+                log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
         for each, _, its, its_checksum in found:
-            each.txid, each.late = None, False
+            each.txid, each.late, each.error = None, False, None
             try:
                 each.attach(its, its_checksum)
             except Exception as error:  # noqa: BLE001 - its status says it
@@ -304,6 +319,9 @@ class Database:
         if self._stranger is not None:
             self._check_kinship(source, self._stranger.replica.url)
             self._stranger = None
+            log.info(
+                "goes on from what the replica has", extra={"db": str(self.path), "txid": self.line.txid}
+            )
         self._identity.settle(self._theirs)
         self.line.stage_difference(source)
         self.compared += 1
@@ -357,6 +375,7 @@ class Database:
     def close(self) -> None:
         """End the pin, bring the table up to date, and let others replicate the database. Nothing is uploaded."""
         with self._lock:
+            self._closed = True
             try:
                 self._let_go()
                 if self._opened:
@@ -382,7 +401,7 @@ class Database:
         frames, done = self._counts
         checkpointer = self._checkpointer
         following = self._capture is not None or self._rollback is not None
-        if all(each.stopped for each in self.uploaders):
+        if isinstance(self.error, ConflictError) or all(each.stopped for each in self.uploaders):
             state = "stopped"
         else:
             state = "replicating" if following else "waiting"
@@ -390,11 +409,11 @@ class Database:
             path=str(self.path),
             state=state,
             mode="wal" if self._capture else "rollback" if self._rollback else "",
-            txid=self.line.txid,
+            txid=self.line.txid if self._opened else 0,
             wal_frames=frames,
             wal_frames_done=done,
             replicas=[uploader.status for uploader in self.uploaders],
-            error=(str(self.error) or repr(self.error)) if self.error else None,
+            error=describe(self.error),
             checkpoints=checkpointer.count if checkpointer else 0,
             longest_barrier_s=checkpointer.longest_barrier_s if checkpointer else 0.0,
             compared=self.compared,

@@ -12,9 +12,11 @@ from backends.retrying import Retry, RetryingBackend
 from ltx.replica.replica import Replica
 from ltx.replication.apart import Apart
 from ltx.replication.config.values import Configuration, Place, Replicated
-from ltx.replication.daemon import FAILURES, Daemon, restore_missing
+from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database
+from ltx.replication.failures import FAILURES
 from ltx.replication.folders import Found, Identity, find, identity
+from ltx.replication.missing import restore_missing
 from ltx.replication.schedule import Task
 
 __all__ = ["Fleet", "uploading"]

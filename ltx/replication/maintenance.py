@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from backends import BackendError
-from ltx.errors import LTXError
 from ltx.replica.compaction import LocalFiles, compact, snapshot
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.levels import LevelPolicy, due_levels, newest_times, next_due, window_start
 from ltx.replica.retention import RetentionPolicy, Verified, retain
+from ltx.replication.failures import log_failure
 from ltx.replication.upload import Uploader
 
 __all__ = ["Maintenance", "Upkeep"]
@@ -44,10 +43,7 @@ class Upkeep:
 
 
 class Maintenance:
-    """The upkeep of one replica. One thread at a time.
-
-    Attributes:
-        error: The last error; None since it works.
+    """The upkeep of one replica; its uploader is told how it goes. One thread at a time.
 
     Args:
         uploader: The replica, and how far it is.
@@ -56,7 +52,6 @@ class Maintenance:
     """
 
     def __init__(self, uploader: Uploader, folder: Path, upkeep: Upkeep) -> None:
-        self.error: Exception | None = None
         self._uploader, self._folder, self._upkeep = uploader, folder, upkeep
         self._last: dict[int, datetime] | None = None
         self._made: dict[int, int] = {}
@@ -74,12 +69,12 @@ class Maintenance:
             self._merge(now, uploader.txid)
             if self._upkeep.deletes:
                 self._retain()
-        except (LTXError, BackendError, OSError) as error:
-            if str(error) != str(self.error):
-                log.error("upkeep failed", extra={"replica": uploader.replica.url, "error": str(error)})  # noqa: TRY400
-            self.error = error
+        except Exception as error:  # noqa: BLE001 - else nobody would hear that the replica only grows
+            if str(error) != str(uploader.upkeep_error):
+                log_failure("upkeep failed", error, replica=uploader.replica.url)
+            uploader.upkeep_error = error
             return _LONGEST_S
-        self.error = None
+        uploader.upkeep_error = None
         due_s = (next_due(self._upkeep.levels, now) - now).total_seconds()
         return min(_LONGEST_S, self._upkeep.check_s, max(0.05, due_s))
 

@@ -15,7 +15,8 @@ import apsw
 from ltx.replica.replica import Replica
 from ltx.replication.config.values import Configuration, Logging
 from ltx.replication.control import listening, socket_folder
-from ltx.replication.daemon import FAILURES, Daemon
+from ltx.replication.daemon import Daemon
+from ltx.replication.failures import log_failure
 from ltx.replication.fleet import Fleet
 from ltx.replication.heartbeat import Heart
 from ltx.replication.logs import log_to_stderr
@@ -145,8 +146,8 @@ def _reload(
         try:
             configuration = again()
             fleet.take(configuration)
-        except FAILURES as error:
-            log.error("the configuration was not taken; all goes on as it was", extra={"error": str(error)})  # noqa: TRY400
+        except Exception as error:  # noqa: BLE001 - a thread that ends here would not hear of the next one
+            log_failure("the configuration was not taken; all goes on as it was", error)
             continue
         heart.settings = configuration.heartbeat
         log_as(configuration.logging)

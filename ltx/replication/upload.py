@@ -13,6 +13,7 @@ from ltx.replica.lineage import Writer, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import checksum_at
 from ltx.replication.create import create_object
+from ltx.replication.failures import describe
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line, StagedFile
 
@@ -29,6 +30,7 @@ class Uploader:
         txid: The last transaction that it has; None until it was asked.
         needs_snapshot: Whether it lacks files that are not here any more.
         error: The last error; None since it works.
+        upkeep_error: The last error in keeping it small; None since that works.
         late: Whether it did not answer all that was asked when we began: then what it has may be ahead of us, and no
             conflict.
         newest_ms: The time of the newest transaction that was uploaded; 0 for none yet.
@@ -45,6 +47,7 @@ class Uploader:
         self.txid: TXID | None = None
         self.needs_snapshot = self.late = False
         self.error: Exception | None = None
+        self.upkeep_error: Exception | None = None
         self.not_before = 0.0
         self.newest_ms = 0
         self._line, self._identity = line, identity
@@ -83,7 +86,8 @@ class Uploader:
             "lag_s": max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0,
             "needs_snapshot": self.needs_snapshot,
             "stopped": self.stopped,
-            "error": str(self.error) if self.error else None,
+            "error": describe(self.error),
+            "upkeep_error": describe(self.upkeep_error),
         }
 
     def look(self) -> tuple[list[LTXFile], LTXFile | None, int]:
@@ -131,7 +135,7 @@ class Uploader:
                 self._push()
             except ConflictError as error:
                 self.error = error
-            except (BackendError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - else its status would not say that nothing arrives there
                 self.error = error
                 self._pause_s = min(_LONGEST_PAUSE_S, max(0.5, self._pause_s * 2))
                 self.not_before = time.monotonic() + self._pause_s

@@ -1,6 +1,7 @@
 """A replica that grows all the time stays small, and what is promised can be restored."""
 
 import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,8 +11,8 @@ from ltx.replica.retention import RetentionPolicy
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
 from ltx.replication.maintenance import Upkeep
-from tests.support.databases import image
-from tests.support.replicating import differing, restored
+from tests.support.databases import image, make
+from tests.support.replicating import differing, eventually, restored
 from tests.support.writers import check_promise, prepare, writing
 
 SECONDS = 9
@@ -54,3 +55,18 @@ def test_levels_are_made_and_pruned_under_load(tmp_path: Path) -> None:
         idle.close()
         assert sum(replica.backend.stats.requests.values()) - sum(before.values()) <= 3
     assert differing(restored(url, tmp_path / "out.db"), image(path), 1024) == []
+
+
+def test_upkeep_that_fails_is_in_the_status(tmp_path: Path) -> None:
+    path, url = make(tmp_path / "a.db"), tmp_path / "replica"
+    upkeep = replace(UPKEEP, check_s=0.1)
+    with Replica.open(str(url)) as replica:
+        database = Database(path, [replica], Settings(sync_interval_s=0.02, upkeep=upkeep))
+        (url / "ltx").mkdir(parents=True)
+        (url / "ltx" / "1").write_text("in the way")
+        daemon = Daemon([database])
+        daemon.start()
+        eventually(lambda: database.status.replicas[0]["upkeep_error"] is not None)
+        assert database.status.replicas[0]["error"] is None  # what is committed arrives all the same
+        assert restored(str(url), tmp_path / "out.db") == image(path)
+        assert daemon.stop()

@@ -1,0 +1,32 @@
+"""What can go wrong with one database or replica while the others go on, and how it is told."""
+
+import logging
+
+import apsw
+
+from backends import BackendError
+from ltx.errors import LTXError
+
+__all__ = ["FAILURES", "describe", "log_failure"]
+
+FAILURES = (LTXError, BackendError, OSError, apsw.Error)
+"""What is foreseen; any other exception is a defect of ours, and is logged with where it came from."""
+
+log = logging.getLogger("ltx")
+
+
+def describe(error: Exception | None) -> str | None:
+    """Return what a status says of an error; some have no text."""
+    return (str(error) or repr(error)) if error else None
+
+
+def log_failure(message: str, error: Exception, **facts: str) -> None:
+    """Log an error, with its traceback where nobody foresaw it.
+
+    Args:
+        message: What does not happen because of it.
+        error: The error.
+        facts: What it is about, such as `db` and `replica`.
+    """
+    unforeseen = None if isinstance(error, FAILURES) else error
+    log.error(message, extra={**facts, "error": describe(error)}, exc_info=unforeseen)

@@ -1,0 +1,56 @@
+"""A database that is missing, brought back from its replicas, and nothing that was captured of it lost."""
+
+import logging
+
+from backends import BackendError
+from ltx.replication.database import Database
+from ltx.replication.upload import Uploader
+
+__all__ = ["restore_missing"]
+
+log = logging.getLogger("ltx")
+
+
+def restore_missing(database: Database) -> None:
+    """Restore a database that is missing, from the replica that has most; where none has anything it stays missing.
+
+    What was captured here and is on no replica yet is uploaded first: restored without it, the database would be taken
+    for one in which it was undone.
+
+    Raises:
+        LTXError, backends.BackendError, OSError: It cannot be restored, or not yet.
+    """
+    database.take_line()
+    captured = database.line.txid
+    found: list[tuple[int, Uploader]] = []
+    problem: Exception | None = None
+    for uploader in database.uploaders:
+        try:
+            txid = _txid_at(uploader, captured)
+        except (BackendError, OSError) as error:
+            problem = error
+            continue
+        problem = uploader.error or problem
+        if txid:
+            found.append((txid, uploader))
+    newest, source = max(found, key=lambda each: each[0], default=(0, None))
+    if problem is not None and (source is None or newest < captured):
+        raise problem
+    if source is None:
+        return
+    if newest < captured:
+        log.warning(
+            "transactions that were captured of a database that is gone cannot be had again",
+            extra={"db": str(database.path), "captured": captured, "restored": newest},
+        )
+    restored = source.replica.restore(database.path)
+    log.info("restored", extra={"db": str(database.path), "txid": restored.txid})
+
+
+def _txid_at(uploader: Uploader, captured: int) -> int:
+    """Return the last transaction of a replica, after it got what it lacks of those captured here."""
+    newest = max((file.max_txid for file in uploader.replica.files()), default=0)
+    if newest >= captured:
+        return newest
+    uploader.push()
+    return uploader.txid or newest
