@@ -140,7 +140,8 @@ def test_one_look_in_ten_is_a_listing(source: Origin) -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time that followers go by; a test moves it."""
     now = [1000.0]
-    monkeypatch.setattr("vfs.source.monotonic", lambda: now[0])
+    for module in ("source", "finder"):
+        monkeypatch.setattr(f"vfs.{module}.monotonic", lambda: now[0])
     return now
 
 

@@ -37,7 +37,8 @@ def pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def sleep() -> None:
         slept[0] += 60.0
 
-    monkeypatch.setattr("vfs.source.monotonic", lambda: time.monotonic() + slept[0])
+    for module in ("source", "finder"):
+        monkeypatch.setattr(f"vfs.{module}.monotonic", lambda: time.monotonic() + slept[0])
     return sleep
 
 
