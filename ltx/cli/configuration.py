@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ltx.cli.options import opened_place, opened_replica, usage_error
+from ltx.cli.options import opened_by, opened_replica, usage_error
 from ltx.cli.output import complain
+from ltx.errors import ConfigFileError
 from ltx.replica import Replica
 
 if TYPE_CHECKING:
@@ -48,11 +49,14 @@ def read_configuration(
         quiet: Say nothing; the configuration's `warnings` say it.
 
     Raises:
-        ConfigFileError: It is wrong.
+        ConfigFileError: It is wrong, or names no database.
     """
     from ltx.replication.config.reader import default_path, read_config
 
-    found = read_config(path or default_path(), expand=not no_expand_env, strict=strict)
+    file = path or default_path()
+    found = read_config(file, expand=not no_expand_env, strict=strict)
+    if not found.databases and not found.folders:
+        raise ConfigFileError("names no database: each is an entry of 'dbs'", path=str(file))
     for warning in () if quiet else found.warnings:
         complain(warning)
     return found
@@ -75,5 +79,5 @@ def opened_source(
         raise usage_error(
             f"{config} does not name the database {url}: check its path, or name a replica's URL"
         )
-    with opened_place(place.url, place.options, stats=stats) as replica:
+    with opened_by(place.open, stats=stats) as replica:
         yield replica

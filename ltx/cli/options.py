@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ __all__ = [
     "check_replica_url",
     "examples",
     "file_entry",
-    "opened_place",
+    "opened_by",
     "opened_replica",
     "parsed_options",
     "usage_error",
@@ -69,15 +70,15 @@ def examples(*commands: str) -> str:
 def opened_replica(url: str, storage_options: Sequence[str] | None, *, stats: bool) -> Iterator[Replica]:
     """Open the replica that a command names, and close it at the end; with `stats`, say what it cost."""
     check_replica_url(url)
-    with opened_place(url, parsed_options(storage_options), stats=stats) as replica:
+    with opened_by(partial(Replica.open, url, **parsed_options(storage_options)), stats=stats) as replica:
         yield replica
 
 
 @contextmanager
-def opened_place(url: str, options: Mapping[str, object], *, stats: bool) -> Iterator[Replica]:
-    """Open a replica by its URL and the options of its storage, as `opened_replica` does."""
+def opened_by(opening: Callable[[], Replica], *, stats: bool) -> Iterator[Replica]:
+    """Open a replica that a configuration names, as `opened_replica` does."""
     with wrong_urls_are_usage():
-        replica = Replica.open(url, **options)
+        replica = opening()
     try:
         yield replica
     finally:

@@ -8,7 +8,7 @@ import typer
 
 from backends import BackendError
 from ltx.cli.failures import describe
-from ltx.cli.options import opened_place, usage_error, wrong_urls_are_usage
+from ltx.cli.options import opened_by, usage_error, wrong_urls_are_usage
 from ltx.cli.output import complain, print_stats, progress_bar
 from ltx.errors import LTXError
 from ltx.format import format_txid
@@ -121,8 +121,7 @@ def replicate_once_each(given: Given, found: Configuration, *, stats: bool) -> N
 
 
 def _replicate_once(each: Replicated, *, stats: bool) -> None:
-    place = each.places[0]
-    with opened_place(place.url, place.options, stats=stats) as replica:
+    with opened_by(each.places[0].open, stats=stats) as replica:
         if each.settings.restore and not each.path.exists() and replica.files():
             replica.restore(each.path)
         with progress_bar("comparing pages", in_bytes=False) as progress:

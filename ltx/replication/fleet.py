@@ -8,7 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backends import ConfigError
 from backends.retrying import Retry, RetryingBackend
+from ltx.errors import ConfigFileError
 from ltx.replica.replica import Replica
 from ltx.replication.apart import Apart
 from ltx.replication.config.values import Configuration, Place, Replicated
@@ -62,8 +64,8 @@ class Fleet:
         Nothing is changed before all of it is found to be right.
 
         Raises:
-            backends.ConfigError: A URL or an option is wrong, or two databases have one replica.
-            OSError: A folder cannot be read.
+            ConfigFileError: A URL or an option is wrong, two databases have one replica, or a folder cannot be read.
+            backends.ConfigError: The same, where no file said it.
         """
         with self._lock:
             named = {each.path: each for each in configuration.databases}
@@ -152,8 +154,8 @@ class Fleet:
                 return _RESCAN_S
             try:
                 found = self._look(replace(self.configuration, folders=watched), named)
-            except OSError as error:
-                log.error("a folder cannot be read", extra={"error": str(error)})  # noqa: TRY400
+            except ConfigFileError as error:
+                log.error("does not look for new databases", extra={"error": str(error)})  # noqa: TRY400
                 return _RESCAN_S
             theirs = {
                 path
@@ -190,7 +192,7 @@ class Fleet:
                 start = len(done)
                 done += (self._opened_at(place) for place in what.places)
                 opened[path] = tuple(done[start:])
-                apart.take(path, [replica.url for replica in opened[path]])
+                _take(apart, what, opened[path])
         except BaseException:
             for replica in done:
                 replica.close()
@@ -198,7 +200,7 @@ class Fleet:
         return opened
 
     def _opened_at(self, place: Place) -> Replica:
-        replica = uploading(Replica.open(place.url, **place.options))
+        replica = uploading(place.open())
         if self._opened is not None:
             self._opened(replica)
         return replica
@@ -227,6 +229,16 @@ class Fleet:
         for replica in member.replicas:
             replica.close()
         log.info("lets go", extra={"db": str(member.what.path)})
+
+
+def _take(apart: Apart, what: Replicated, replicas: Sequence[Replica]) -> None:
+    try:
+        apart.take(what.path, [replica.url for replica in replicas])
+    except ConfigError as error:
+        line = what.places[0].line
+        if line is None:
+            raise
+        raise line.error(error) from error
 
 
 def uploading(replica: Replica) -> Replica:

@@ -44,7 +44,7 @@ def find(folder: Folder, known: Mapping[Path, Identity], held: Collection[Identi
         held: Files that we may have open still under a name that they had.
 
     Raises:
-        OSError: The folder cannot be read.
+        ConfigFileError: The folder cannot be read.
     """
     open_files = set(known.values())
     databases: list[Path] = []
@@ -69,7 +69,9 @@ def find(folder: Folder, known: Mapping[Path, Identity], held: Collection[Identi
 def _walk(folder: Folder) -> Iterator[tuple[Path, Collection[str]]]:
     def fail(error: OSError) -> None:
         if Path(error.filename) == folder.path:
-            raise error  # one below may be gone again, or be somebody else's
+            reason = f"the folder {folder.path} cannot be read: {error.strerror}; check 'dir', or make it"
+            raise folder.line.error(reason) from error
+        # One below may be gone again, or be somebody else's.
 
     for place, below, names in os.walk(folder.path, onerror=fail):
         below[:] = sorted(name for name in below if not name.endswith(_OURS)) if folder.recursive else []

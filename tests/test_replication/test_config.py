@@ -13,6 +13,7 @@ from ltx.replica.durations import parse_duration
 from ltx.replication.config.reader import default_path, read_config
 from ltx.replication.config.values import Configuration, Place, pattern_as_regex
 from ltx.replication.database import Settings
+from ltx.replication.folders import find
 
 Read = Callable[..., Configuration]
 SECRET = "hunter22"
@@ -176,7 +177,7 @@ def test_an_unknown_setting_is_a_warning_that_knows_better(read: Read) -> None:
     assert [warning.split("litestream.yml:")[1] for warning in found.warnings] == [
         "1: there is no setting 'lvels': did you mean 'levels'?",
         "2: there is no setting 'whatsoever'; it has no effect",
-        "7: there is no setting 'dbs[1].replica.secret-acess-key': did you mean 'secret-access-key'?",
+        "7: there is no setting 'replica.secret-acess-key' of the database /a.db: did you mean 'secret-access-key'?",
     ]
     assert refused(read, text, strict=True).line == 1
     assert len(found.databases) == 1
@@ -210,17 +211,26 @@ def test_a_setting_given_twice_is_a_warning(read: Read) -> None:
     [
         ("dbs:\n- {}\n", 2, "needs either 'path', a database, or 'dir', a folder of them"),
         ("dbs:\n- path: /a\n  dir: /b\n", 2, "needs either"),
-        ("dbs:\n- path: /a\n", 2, "needs a 'replica'"),
+        ("dbs:\n- path: /a\n", 2, "the database /a needs a 'replica'"),
+        ("dbs:\n- dir: /a\n  pattern: '*'\n", 2, "the folder /a needs a 'replica'"),
         ("dbs:\n- path: /a\n  replica:\n", 2, "needs a 'replica'"),
         ("dbs:\n- path: /a\n  replica: s3://b/p\n", 3, "valid"),
         ("dbs:\n- path: /a\n  replica: {}\n", 3, "needs a 'url', or a 'path'"),
-        ("dbs:\n- path: /a\n  watch: true\n  replica: {path: r}\n", 2, "'watch' goes with 'dir'"),
+        (
+            "dbs:\n- path: /a\n  watch: true\n  replica: {path: r}\n",
+            2,
+            "the database /a: 'watch' goes with 'dir'",
+        ),
         ("dbs:\n- dir: /a\n  replica: {path: r}\n", 2, "needs a 'pattern'"),
         ("dbs:\n- dir: /a\n  pattern: '[a'\n  replica: {path: r}\n", 3, "is not closed"),
         ("dbs:\n- path: /a\n  replica:\n    path: s3://b/p\n", 3, "call it 'url'"),
         ("dbs:\n- path: /a\n  replica:\n    url: s3://b/p\n    bucket: c\n", 3, "leave out 'bucket'"),
         ("dbs:\n- path: /a\n  replica: {type: s3, path: p}\n", 3, "needs a 'url', or a 'bucket'"),
-        ("dbs:\n- path: /a\n  replica: {type: s4}\n", 3, "should be 'file', 's3'"),
+        (
+            "dbs:\n- path: /a\n  replica: {type: s4}\n",
+            3,
+            "'replica.type' of the database /a should be 'file', 's3'",
+        ),
         ("dbs:\n- path: /a\n  replica: {path: r}\n- path: /a\n  replica: {path: q}\n", 4, "twice"),
         ("dbs:\n- path: /a\n  replica: {path: r}\n  replicas: [{path: q}]\n", 2, "put all of them"),
         ("snapshot:\n  interval: 0s\n", 2, "must be longer than 0"),
@@ -233,6 +243,12 @@ def test_a_setting_given_twice_is_a_warning(read: Read) -> None:
         ("- a\n", 1, "no mapping of settings"),
         ("a: [\n", 2, "is no YAML"),
         ("a: &a [*a]\n", 1, "nested"),
+        ("a: b\nsecret-access-key: *a\n", 2, "begins with '*' is another one's name to YAML"),
+        ("a: b\nsecret-access-key: !a\n", 2, "begins with '!' is a tag to YAML"),
+        ("a: b\nsecret-access-key: !a b\n", 2, "begins with '!' is a tag to YAML"),
+        ("a: b\nsecret-access-key: !!a\n", 2, "begins with '!' is a tag to YAML"),
+        ("a: b\nsecret-access-key: &a\n", 2, "begins with '&' is a name to YAML"),
+        ("a: b\nsecret-access-key: @a\n", 2, "in single quotes"),
         ("l0-retention: -5s\n", 1, "must not be negative"),
         ("dbs:\n- path: /a\n  replica: {url: 's3://b', part-size: big}\n", 3, "5MB, 5MiB or 1.5GB"),
     ],
@@ -271,6 +287,15 @@ def test_no_message_shows_a_secret(read: Read) -> None:
         f"dbs:\n- path: /a\n  replica: {{type: webdav, webdav-url: 'u:{secret}@h'}}\n",
         f"secret-access-key: '{secret}\n",
         f"secret-access-key: {secret}: {secret}\n",
+        *(
+            f"secret-access-key: {sign}{secret}\n"
+            for sign in ("*", "&", "!", "!!", "!x!", "%", "@", "`", "|", ">", "[", "{", '"')
+        ),
+        f"secret-access-key: '{secret}' {secret}\n",
+        f"secret-access-key: [{secret}, {secret}\n",
+        f'secret-access-key: "\\{secret}"\n',
+        f"%{secret}\n",
+        f"secret-access-key: a\n{secret}\n",
         f"dbs:\n- path: /a\n  replica: {{type: abs, account-key: {secret}, path: /x, bucket: b}}\n",
     ]
     for text in texts:
@@ -280,6 +305,27 @@ def test_no_message_shows_a_secret(read: Read) -> None:
         f"dbs:\n- path: /a\n  replica: {{url: 's3://b/p?sseCustomerKey={secret}'}}\n"
     )
     assert secret not in repr(found)
+
+
+def test_tags_that_say_what_a_value_is_anyway_are_fine(read: Read) -> None:
+    found = read(
+        "addr: !!str ':9090'\ndbs: !!seq\n- &a\n  path: /a\n  replica: &r {path: /r}\n- {path: /b, replica: *r}\n"
+    )
+    assert (found.address, len(found.databases)) == (":9090", 2)
+
+
+def test_what_is_wrong_with_a_url_or_a_folder_is_said_with_its_line(read: Read, tmp_path: Path) -> None:
+    found = read(
+        f"dbs:\n- path: /a\n  replica:\n    url: s4://b/p\n- dir: {tmp_path}/none\n  pattern: '*'\n  replica: {{path: r}}\n"
+    )
+    with pytest.raises(ltx.ConfigFileError, match=r"litestream\.yml:4: no backend for s4://"):
+        found.databases[0].places[0].open()
+    with pytest.raises(
+        ltx.ConfigFileError, match=rf"litestream\.yml:5: the folder {tmp_path}/none cannot be read"
+    ):
+        find(found.folders[0], {})
+    moved = read("\ndbs:\n- path: /a\n  replica:\n    url: s4://b/p\n")
+    assert moved.databases == found.databases  # a reload does not begin anew what moved to another line
 
 
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:

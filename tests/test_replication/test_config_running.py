@@ -416,9 +416,14 @@ def test_exit_codes_and_what_is_typed_over_the_file(tmp_path: Path) -> None:
     assert code == 1
     assert "did you mean 'path'" in err
     assert err.startswith(
-        f"ltx: {config}:2: 'dbs[1]' needs either 'path', a database, or 'dir', a folder of them"
+        f"ltx: {config}:2: this database needs either 'path', a database, or 'dir', a folder of them"
     )
-    assert "there is no setting 'dbs[1].pth'" in exits(tmp_path, "--config", config, "--strict")[1]
+    assert "there is no setting 'pth' of this database" in exits(tmp_path, "--config", config, "--strict")[1]
+    for empty in ("", "dbs:\n", "addr: 127.0.0.1:9090\n", "dbs: []\n"):
+        config.write_text(empty)
+        assert exits(tmp_path, "--config", config) == (
+            1, f"ltx: {config}: names no database: each is an entry of 'dbs'\n"
+        )  # fmt: skip
     for words, message in (
         ((path,), "needs a replica"),
         ((path, "r", "--config", config), "need no configuration"),

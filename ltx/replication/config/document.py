@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-__all__ = ["Document", "Path", "expanded", "parse"]
+__all__ = ["Document", "Path", "expanded", "parse", "problem"]
 
 Path = tuple[str | int, ...]
 """Where a value is: names of settings, and places in lists from 0."""
@@ -18,6 +18,20 @@ Path = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$(?:\{([*#$@!?0-9-])\}|\{([^}]*)\}|(\{)|([*#$@!?0-9-])|([A-Za-z_][A-Za-z0-9_]*))")
 _COMMENT = re.compile(r"(?:.*\s)?#")
 _DEEPEST = 20
+
+_TAGS = frozenset(
+    f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int", "map", "null", "seq", "str")
+)
+_QUOTE_IT = "put the value in single quotes"
+_TAGGED = f"a value that begins with '!' is a tag to YAML, which there is none of here: {_QUOTE_IT}"
+_ANCHORED = f"a value that begins with '&' is a name to YAML, and nothing else: {_QUOTE_IT}"
+_PROBLEMS = {
+    "found undefined alias": f"a value that begins with '*' is another one's name to YAML: {_QUOTE_IT}",
+    "found character": f"a value begins with a character that it cannot begin with: {_QUOTE_IT}",
+    "found undefined tag handle": _TAGGED,
+    "found unknown escape character": f"within double quotes a backslash means something else: {_QUOTE_IT}",
+}
+_EXPECTED = re.compile(r"expected (?:<block end>|<document start>|',' or '[\]}]'|[a-z ,]+)")
 
 
 @dataclass(slots=True)
@@ -76,6 +90,36 @@ def expanded(
     return "".join(pieces), lines, missing
 
 
+def problem(error: yaml.MarkedYAMLError) -> str:
+    """Return what is wrong, and nothing of what stands there: it may be a secret.
+
+    Args:
+        error: What YAML says, which shows a piece of the line.
+    """
+    text = error.problem or ""
+    if text in (_TAGGED, _ANCHORED):
+        return text
+    for start, meaning in _PROBLEMS.items():
+        if text.startswith(start):
+            return meaning
+    if found := _EXPECTED.match(text):
+        return f"{found[0].strip(' ,')} here"
+    return text if re.fullmatch("[a-z ]+", text) else "look at this line, and put its value in single quotes"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what would be lost without a word."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Take the next value."""
+        event: yaml.NodeEvent = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) not in (None, *_TAGS):
+            raise yaml.MarkedYAMLError(problem=_TAGGED, problem_mark=event.start_mark)  # type: ignore[arg-type]
+        if isinstance(event, yaml.ScalarEvent) and event.anchor and not event.value and event.style is None:
+            raise yaml.MarkedYAMLError(problem=_ANCHORED, problem_mark=event.start_mark)  # type: ignore[arg-type]
+        return super().compose_node(parent, index)
+
+
 def parse(text: str, lines: Sequence[int]) -> Document:
     """Read the values of a YAML file.
 
@@ -87,7 +131,7 @@ def parse(text: str, lines: Sequence[int]) -> Document:
         yaml.YAMLError: It is no YAML.
         ValueError: It is nested too deeply, or refers to itself.
     """
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         document = Document()

@@ -2,8 +2,10 @@
 
 import difflib
 import os
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -29,7 +31,7 @@ from ltx.replication.config.model import (
     not_served,
 )
 from ltx.replication.config.places import local_path, place_of
-from ltx.replication.config.values import Configuration, Folder, Heartbeat, Logging, Place, Replicated
+from ltx.replication.config.values import Configuration, Folder, Heartbeat, Line, Logging, Place, Replicated
 from ltx.replication.database import Settings
 from ltx.replication.maintenance import Upkeep
 
@@ -85,7 +87,7 @@ class _Reader:
     def _read(self, environment: Mapping[str, str]) -> Configuration:
         file = self._validated()
         for where, why in _refused(file, ()):
-            raise self._error(f"{_name(where)!r} is refused: {why}", where)
+            raise self._error(f"{self._named(where)} is refused: {why}", where)
         level = environment.get("LOG_LEVEL") or (file.logging.level if file.logging else None)
         databases, folders = self._databases(file)
         heartbeat = None
@@ -126,7 +128,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:  # its text shows the line, where a secret may be
             mark = error.problem_mark or error.context_mark
             line = lines[min(mark.line, len(lines) - 1)] if mark else None
-            raise ConfigFileError(f"is no YAML: {error.problem}", path=self._path, line=line) from None
+            problem = document.problem(error)
+            raise ConfigFileError(f"is no YAML: {problem}", path=self._path, line=line) from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             text = str(error).splitlines()[0]
             raise ConfigFileError(f"is no YAML that we read: {text}", path=self._path) from None
@@ -148,7 +151,7 @@ class _Reader:
             wrong = [each for each in found if not self._repaired(root, each)]
             if wrong:
                 more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-                raise self._error(f"{_spoken(wrong[0])}{more}", wrong[0]["loc"])
+                raise self._error(f"{self._spoken(wrong[0])}{more}", wrong[0]["loc"])
 
     def _repaired(self, root: dict[str, Any], error: ErrorDetails) -> bool:
         """Take what is odd for what the real Litestream takes it for, and warn."""
@@ -161,10 +164,10 @@ class _Reader:
             near = difflib.get_close_matches(str(where[-1]), known, 1, 0.7)
             hint = f": did you mean {near[0]!r}?" if near else "; it has no effect"
             del holder[where[-1]]
-            self._warn(f"there is no setting {_name(where)!r}{hint}", self._document.line(where))
+            self._warn(f"there is no setting {self._named(where)}{hint}", self._document.line(where))
         elif error["type"] == BARE_NUMBER:
             holder[where[-1]] += "ns"
-            self._warn(f"{_name(where)!r}: {error['msg']}", self._document.line(where))
+            self._warn(f"{self._named(where)}: {error['msg']}", self._document.line(where))
         else:
             return False
         return True
@@ -190,6 +193,7 @@ class _Reader:
                         settings,
                         Path(local_path(base)) if base else None,
                         hidden_meta=not section.meta_dir,
+                        line=self._line((*where, "dir")),
                     )
                 )
                 continue
@@ -208,9 +212,9 @@ class _Reader:
         ]
         for replica, here in replicas:
             try:
-                yield place_of(replica, file)
+                yield replace(place_of(replica, file), line=self._line((*here, "url")))
             except (ValueError, OSError) as error:
-                raise self._error(f"{_name(here)!r}: {error}", here) from None
+                raise self._error(f"{self._named(here)}: {error}", here) from None
 
     def _settings(self, file: File, section: DatabaseSection, where: document.Path) -> Settings:
         replicas = [section.replica] if section.replica else section.replicas or []
@@ -247,7 +251,35 @@ class _Reader:
         self._warnings.append(str(error))
 
     def _error(self, message: str, where: document.Path) -> ConfigFileError:
-        return ConfigFileError(message, path=self._path, line=self._document.line(where))
+        return self._line(where).error(message)
+
+    def _line(self, where: document.Path) -> Line:
+        return Line(self._path, self._document.line(where))
+
+    def _named(self, where: document.Path) -> str:
+        """Return how a setting is spoken of, beside the number of its line: `'replica.url' of the database /a.db`."""
+        steps, of = where, ""
+        if where[:1] == ("dbs",) and len(where) > 1:
+            steps, of = where[2:], self._database(where[1])
+        name = ".".join(step for step in steps if isinstance(step, str))
+        return " of ".join(part for part in (name and repr(name), of) if part)
+
+    def _database(self, number: str | int) -> str:
+        """Return how one of `dbs` is spoken of."""
+        found: Any = self._document.root
+        section = found["dbs"][number]
+        for setting, what in (("path", "the database"), ("dir", "the folder")):
+            name = section.get(setting) if isinstance(section, dict) else None
+            if isinstance(name, str):
+                return f"{what} {name}"
+        return "this database"
+
+    def _spoken(self, error: ErrorDetails) -> str:
+        text = error["msg"].removeprefix("Value error, ")
+        text = re.sub("^input should ", "should ", text[:1].lower() + text[1:])
+        if not (named := self._named(error["loc"])):
+            return text
+        return f"{named}: {text}" if text.startswith("'") else f"{named} {text}"
 
 
 def _upkeep(section: UpkeepSettings, file: UpkeepSettings) -> Upkeep:
@@ -311,17 +343,3 @@ def _sections(annotation: object) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from _sections(part)
-
-
-def _name(where: document.Path) -> str:
-    """Return how a setting is spoken of: `dbs[0].replica.url`, the first being 1."""
-    text = ""
-    for step in where:
-        text += f"[{step + 1}]" if isinstance(step, int) else f".{step}"
-    return text.lstrip(".")
-
-
-def _spoken(error: ErrorDetails) -> str:
-    text = error["msg"].removeprefix("Value error, ")
-    text = text[:1].lower() + text[1:]
-    return f"{_name(error['loc'])!r} {text}" if error["loc"] else text

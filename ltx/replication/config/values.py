@@ -9,7 +9,10 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote
 
+from backends import ConfigError
+from ltx.errors import ConfigFileError
 from ltx.replica.lineage import meta_folder
+from ltx.replica.replica import Replica
 from ltx.replication.database import Settings
 
 __all__ = [
@@ -17,6 +20,7 @@ __all__ = [
     "Configuration",
     "Folder",
     "Heartbeat",
+    "Line",
     "Logging",
     "Place",
     "Replicated",
@@ -30,16 +34,49 @@ _META_SUFFIX = "-litestream"
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Where in a file something is said.
+
+    Attributes:
+        path: The file.
+        number: The line, from 1; None where it is not known.
+    """
+
+    path: str
+    number: int | None
+
+    def error(self, message: object) -> ConfigFileError:
+        """Return the error for what is wrong there."""
+        return ConfigFileError(str(message), path=self.path, line=self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where a replica is. Both may hold secrets: only an opened replica's own URL is to be shown.
+    """Where a replica is. URL and options may hold secrets: only an opened replica's own URL is to be shown.
 
     Attributes:
         url: Its URL, or a path.
         options: What a URL cannot hold.
+        line: Where it is said; None where it was typed. Two places that differ in it alone are equal.
     """
 
     url: str = field(repr=False)
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
+    line: Line | None = field(default=None, compare=False)
+
+    def open(self) -> Replica:
+        """Open the replica; nothing is sent.
+
+        Raises:
+            ConfigFileError: The URL or an option is wrong, and a file said it.
+            backends.ConfigError: The same, and it was typed.
+        """
+        try:
+            return Replica.open(self.url, **self.options)
+        except ConfigError as error:
+            if self.line is None:
+                raise
+            raise self.line.error(error) from error
 
     def below(self, relative: str) -> "Place":
         """Return the place of one of many databases: its path is put behind."""
@@ -84,6 +121,7 @@ class Folder:
         settings: How.
         meta_path: Where the state of all of them is kept; None for beside each.
         hidden_meta: Whether names there begin with a dot, as beside a database.
+        line: Where it is said.
     """
 
     path: Path
@@ -94,6 +132,7 @@ class Folder:
     settings: Settings = field(default_factory=Settings)
     meta_path: Path | None = None
     hidden_meta: bool = True
+    line: Line = field(default=Line("", None), compare=False)
 
     def matches(self, name: str) -> bool:
         """Say whether a file of this name may be one of the databases."""
