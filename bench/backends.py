@@ -5,8 +5,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from backends.obstore_gcs import ObstoreGCSBackend
 from backends.obstore_s3 import ObstoreS3Backend
 from backends.retrying import RetryingBackend
 from backends.s3 import S3Backend
+from bench.measure import environment
 from bench.plain import PATH, Plain, plain_client, plain_obstore
 from tests.servers.storages import STORAGES, Storage
 
@@ -57,7 +58,7 @@ def bench_backends(folder: Path, names: Sequence[str], repeats: int) -> bool:
     print("`fast` is `ltx` with obstore installed, beside obstore alone; cpu is this process's, in ms")
     print(f"{'median ms':<36} {'ltx':>7} {'library':>7}  ratio {'cpu':>7} {'cpu':>7}")
     for name in names:
-        with STORAGES[name]() as storage, _environment(storage.environment), ExitStack() as stack:
+        with STORAGES[name]() as storage, environment(storage.environment), ExitStack() as stack:
             sides = [(name, _opened(stack, storage, None), plain_client(name, storage))]
             if name in _ENGINES:
                 library, fast = _ENGINES[name]
@@ -153,14 +154,3 @@ def _opened(stack: ExitStack, storage: Storage, engine: type[Backend] | None) ->
     options: dict[str, object] = {name: value for name, _, value in (word.partition("=") for word in words)}
     backend = engine.from_url(url, **options) if engine else open_backend(url, **options)
     return stack.enter_context(RetryingBackend(backend))
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

@@ -5,10 +5,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Cost", "compare", "peer_environment", "run_command"]
+__all__ = ["Cost", "compare", "environment", "peer_environment", "run_command"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,3 +75,15 @@ def compare(
     )
     sys.stdout.flush()
     return ratio
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have other environment variables meanwhile."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)

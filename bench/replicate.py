@@ -7,12 +7,13 @@ import sqlite3
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bench.measure import environment
 from bench.replicators import PROGRAMS, Place, Probe, make_small, running, wait_until
 from tests.servers.faults import faulty_proxy
 from tests.servers.storages import STORAGES
@@ -60,24 +61,12 @@ def bench_replicate(folder: Path, sizes: Sizes) -> bool:
 def _places(folder: Path) -> Iterator[Sequence[Place]]:
     """Start what the replicas lie on: a folder, and an S3 server on loopback."""
     root = folder / "replicas"
-    with STORAGES["s3"]() as s3, _environment(s3.environment):
+    with STORAGES["s3"]() as s3, environment(s3.environment):
         assert s3.peer is not None
         yield (
             Place("file", lambda path: f"file://{root}/{path}", lambda path: {"path": f"{root}/{path}"}, {}),
             Place("s3", s3.urls["s3"], s3.peer, {**s3.environment, **s3.peer_environment}),
         )
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let the probe find its login."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
 
 
 @dataclass

@@ -21,7 +21,8 @@ from ltx.replica import format_time
 from ltx.replica.durations import parse_duration
 
 if TYPE_CHECKING:
-    from ltx.replica.retention import Retained, State
+    from ltx.replica.retention import Retained
+    from ltx.replica.verify import Restorable
 
 __all__ = ["EXAMPLES", "retain"]
 
@@ -83,7 +84,7 @@ def retain(
         raise typer.Exit(1)
 
 
-def _print(done: "Retained", ends: "tuple[State, State] | None", dry_run: bool) -> None:
+def _print(done: "Retained", ends: "tuple[Restorable, Restorable] | None", dry_run: bool) -> None:
     if done.deleted:
         print_table(
             ("level", "would go" if dry_run else "deleted", "size", "covered by"),
@@ -106,7 +107,7 @@ def _print(done: "Retained", ends: "tuple[State, State] | None", dry_run: bool) 
 
 
 def _entry(
-    done: "Retained", ends: "tuple[State, State] | None", where: str, dry_run: bool
+    done: "Retained", ends: "tuple[Restorable, Restorable] | None", where: str, dry_run: bool
 ) -> dict[str, object]:
     oldest, newest = (
         ({"txid": format_txid(state.txid), "timestamp": format_time(state.time)} for state in ends)

@@ -17,8 +17,9 @@ from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.plan import reach_of
 from ltx.replica.replica import Replica
 from ltx.replica.times import last_at
+from ltx.replica.verify import Restorable
 
-__all__ = ["Deleted", "Fault", "Retained", "RetentionPolicy", "State", "Verified", "restorable", "retain"]
+__all__ = ["Deleted", "Fault", "Retained", "RetentionPolicy", "Verified", "restorable", "retain"]
 
 _TRIES = 5
 _CLOCKS_DIFFER = timedelta(minutes=5)
@@ -77,14 +78,6 @@ class Fault:
 
     file: LTXFile
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One state that can be restored."""
-
-    txid: TXID
-    time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +192,7 @@ def retain(
     return run.once()
 
 
-def restorable(replica: Replica, files: Sequence[LTXFile]) -> tuple[State, State] | None:
+def restorable(replica: Replica, files: Sequence[LTXFile]) -> tuple[Restorable, Restorable] | None:
     """Return the oldest and the newest state that files give, or None where they give none.
 
     Raises:
@@ -209,7 +202,7 @@ def restorable(replica: Replica, files: Sequence[LTXFile]) -> tuple[State, State
     if not txids:
         return None
     oldest, newest = replica.times([txids[0], txids[-1]], files)
-    return State(txids[0], oldest), State(txids[-1], newest)
+    return Restorable(txids[0], oldest), Restorable(txids[-1], newest)
 
 
 @dataclass(slots=True)

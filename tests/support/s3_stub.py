@@ -22,6 +22,7 @@ def answer(
     lines = [
         f"HTTP/1.1 {status} Scripted",
         f"Content-Length: {len(body) if length < 0 else length}",
+        "Connection: close",
         *headers,
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body

@@ -6,25 +6,17 @@ what it found, and raises when something is not as promised.
 
 import os
 import shutil
-import signal
 import sqlite3
 import sys
-import threading
 from collections import Counter
 from contextlib import closing
-from io import IOBase
 from pathlib import Path
-from types import FrameType
-
-import apsw
 
 import ltx
 from ltx.replica.follow import Follower
 from tests.support.databases import connected, fill, image, make
+from tests.support.dying import dies_before
 
-_SYSTEM_CALLS = {
-    "close", "fchmod", "flock", "fsync", "ftruncate", "link", "open", "pwrite", "rename", "replace", "stat", "unlink", "write",
-}  # fmt: skip
 CHANGES = {
     "grow": "INSERT INTO t (a, b) SELECT a, randomblob(900) FROM t",
     "shrink": "DELETE FROM t WHERE id > 5; VACUUM",
@@ -58,7 +50,7 @@ def _kill(folder: Path, sql: str) -> Counter[str]:
         new = body(image(path))
         while not found["done"]:
             _again(kept, place)
-            killed = _die(replica, place_of(place), found.total())
+            killed = dies_before(found.total(), lambda: _step(replica, place_of(place)))
             found[_state(place_of(place), old if sql else b"", new) if killed else "done"] += 1
             _step(replica, place_of(place))
             if body(place_of(place).read_bytes()) != new:
@@ -110,44 +102,6 @@ def _state(path: Path, old: bytes, new: bytes) -> str:
     if found not in (old, new):
         raise AssertionError("the copy is neither the old state nor the new one")
     return "old" if found == old else "new"
-
-
-def _die(replica: ltx.Replica, path: Path, step: int) -> bool:
-    """Follow in a child that dies before its call number `step`; return whether it got that far."""
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = step
-
-            def profile(frame: FrameType, event: str, called: object) -> None:
-                nonlocal left
-                if event == "c_call" and _is_step(called):
-                    left -= 1
-                    if left < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            threading.setprofile(profile)
-            sys.setprofile(profile)
-            _step(replica, path)
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise AssertionError("a follower failed without being killed")
-    return False
-
-
-def _is_step(called: object) -> bool:
-    owner = getattr(called, "__self__", None)
-    if isinstance(owner, apsw.Connection | apsw.VFSFile) or called in (apsw.Connection, apsw.VFSFile):
-        return True
-    name, module = getattr(called, "__name__", ""), getattr(called, "__module__", "")
-    return name in _SYSTEM_CALLS and (isinstance(owner, IOBase) or module == "posix")
 
 
 if __name__ == "__main__":

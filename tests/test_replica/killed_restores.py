@@ -4,30 +4,19 @@ Run as a program, `python -m tests.test_replica.killed_restores FOLDER CASE`, si
 and what it found, and raises when something is not as promised.
 """
 
-import os
 import shutil
-import signal
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable
-from io import IOBase
 from pathlib import Path
-from types import FrameType
-
-import apsw
 
 from backends.memory import MemoryBackend
 from ltx import Replica
+from tests.support.dying import dies_before
 from tests.test_replica.histories import History
 from tests.test_replica.old_databases import kill_a_writer, old_database, rows
 
 __all__ = ["CASES"]
-
-_SYSTEM_CALLS = {
-    "close", "fchmod", "fchown", "fsync", "ftruncate", "link", "lstat", "open", "pwrite", "pwritev", "rename", "replace",
-    "stat", "unlink",
-}  # fmt: skip
 
 CASES: dict[str, Callable[[Path], object]] = {
     "new": lambda path: None,
@@ -53,7 +42,7 @@ def main(folder: Path, case: str) -> None:
     while not found["done"]:
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(kept, place)
-        killed = _restore_and_die(replica, path, found.total())
+        killed = dies_before(found.total(), lambda: replica.restore(path, force=path.exists()))
         found[_state(path, history.state(12)) if killed else "done"] += 1
         if not killed and path.read_bytes() != history.state(12):
             raise AssertionError("a restore that was not killed is not what it should be")
@@ -80,43 +69,6 @@ def _state(path: Path, new: bytes) -> str:
     if texts not in (["old"], ["old", "only in the log"]):
         raise AssertionError(f"the old database has become {texts}")
     return f"old: {texts[-1]}"
-
-
-def _restore_and_die(replica: Replica, path: Path, step: int) -> bool:
-    """Restore in a child that dies before its call number `step`; return whether it got that far."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            left = step
-
-            def profile(frame: FrameType, event: str, called: object) -> None:
-                nonlocal left
-                if event == "c_call" and _is_step(called):
-                    left -= 1
-                    if left < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            threading.setprofile(profile)  # pages are written in another thread
-            sys.setprofile(profile)
-            replica.restore(path, force=path.exists())
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        return True
-    if os.waitstatus_to_exitcode(status):
-        raise AssertionError("a restore failed without being killed")
-    return False
-
-
-def _is_step(called: object) -> bool:
-    owner = getattr(called, "__self__", None)
-    if isinstance(owner, apsw.Connection) or called is apsw.Connection:
-        return True
-    name, module = getattr(called, "__name__", ""), getattr(called, "__module__", "")
-    return name in _SYSTEM_CALLS and (isinstance(owner, IOBase) or module == "posix")
 
 
 if __name__ == "__main__":

@@ -313,7 +313,10 @@ int helper_connect(const char *url, const struct patience *patience, struct prob
     fd = try_connect(&address, patience, problem);
     if (fd < 0 && start_listening(&address, &python, problem) == 0) {
       fd = try_connect(&address, patience, problem);
-      if (fd < 0) problem_set(problem, SQLITE_CANTOPEN, "%s: %s", address.sun_path, strerror(errno));
+      if (fd < 0) {
+        problem_set(problem, SQLITE_CANTOPEN, "%s: %s", address.sun_path, strerror(errno));
+        helper_explain(problem); /* it may have ended already */
+      }
     }
   }
   (void)close(lock);
