@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -36,6 +37,10 @@ _HEAD = struct.Struct(">8sIIIII")
 _SECTOR_SIZE = 4096
 _PGNO = struct.Struct(">I")
 _STEP_S = 0.005
+
+_OPEN: set[tuple[int, int]] = set()
+"""The files that this process keeps up to date: another descriptor of one of them, closed, would take its locks along."""
+_OPENING = threading.Lock()
 
 
 class Busy(DatabaseError):
@@ -78,31 +83,41 @@ class WritableCopy:
 
     No other SQLite library in this process may have it open: the system's locks are a process's, not a library's.
 
+    Readers are never kept out for long: while one that was there before keeps us waiting, new ones are held up for a
+    twentieth of `wait_s` at a time, with twice as long in between. Where there always is one, it is a twentieth of the time
+    that we have been waiting for, at most `wait_s`: then those come to their end that take no longer.
+
     Args:
         path: The database, with a rollback journal.
-        wait_s: How long readers may keep us waiting; they wait for us for as long.
+        wait_s: How long one call may wait for readers.
 
     Raises:
-        DatabaseError: Another process follows a replica with it, or it cannot be opened.
+        DatabaseError: Somebody else follows a replica with it, or it cannot be opened.
     """
 
     def __init__(self, path: Path, *, wait_s: float = 2.0) -> None:
         self.path = path
-        self._journal = Path(f"{path}-journal")
+        self._journal, self._aside = Path(f"{path}-journal"), Path(f"{path}-follow.journal")
         self._wait_s = wait_s
-        self._descriptor = os.open(
-            path, os.O_RDWR | os.O_CLOEXEC
-        )  # closed last: it would take our locks along
+        self._waiting_since: float | None = None
+        with _OPENING:
+            found = os.stat(path)
+            self._identity = found.st_dev, found.st_ino
+            if self._identity in _OPEN:
+                raise DatabaseError(f"another part of this program keeps {path} up to date: stop one of them")
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            _OPEN.add(self._identity)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._aside.unlink(missing_ok=True)
             self.recover()
             flags = [apsw.SQLITE_OPEN_MAIN_DB | apsw.SQLITE_OPEN_READWRITE, 0]
             self._locks = apsw.VFSFile("", str(path), flags)
         except BlockingIOError as error:
-            os.close(self._descriptor)
+            self._give_back()
             raise DatabaseError(f"another process keeps {path} up to date: stop one of them") from error
         except BaseException:
-            os.close(self._descriptor)
+            self._give_back()
             raise
 
     @property
@@ -150,55 +165,97 @@ class WritableCopy:
         Raises:
             Busy: Readers would not go, or somebody else writes.
         """
-        self.recover()
-        touched = False
+        written = False
         try:
-            self._lock(apsw.SQLITE_LOCK_SHARED)
-            self._lock(apsw.SQLITE_LOCK_RESERVED)
-            head = self.head()
-            check(head)
-            old_size = page_size_of(head)
-            counter = int.from_bytes(head[COUNTER], "big") + 1
-            changed = self._write_journal(new, old_size, counter)
-            self._lock(apsw.SQLITE_LOCK_EXCLUSIVE)
-            touched = True
+            changed, counter = self._begin(new, check)
+            written = True
+            os.rename(self._aside, self._journal)  # before that nobody takes it for what a killed writer left
+            sync_folder(self.path.parent)
             self._write_pages(new, changed, counter)
             os.unlink(self._journal)  # this is the commit
-            touched = False
+            written = False
             sync_folder(self.path.parent)
             return len(changed)
-        except BaseException:
-            if not touched:
-                with suppress(FileNotFoundError):
-                    os.unlink(self._journal)
-            raise
         finally:
+            with suppress(FileNotFoundError):
+                os.unlink(self._aside)
             self._locks.xUnlock(apsw.SQLITE_LOCK_NONE)
-            if touched:
+            if written:
                 self.recover()
 
+    def _begin(self, new: Pages, check: Callable[[bytes], None]) -> tuple[set[int], int]:
+        """Be alone with the database, and have a journal ready; return what is to be written, and the counter."""
+        end = time.monotonic() + self._wait_s
+        head: bytes | None = None
+        while True:
+            self.recover()
+            self._lock(apsw.SQLITE_LOCK_SHARED)
+            self._lock(apsw.SQLITE_LOCK_RESERVED)
+            if self._is_hot():
+                raise self._busy()  # a writer was killed just now: the next call recovers what it left
+            found = self.head()
+            if found != head:  # at first; later somebody wrote while we had no lock, and `check` says so
+                check(found)
+                head, counter = found, int.from_bytes(found[COUNTER], "big") + 1
+                changed = self._write_journal(new, page_size_of(head), counter)
+            if self._is_alone():
+                return changed, counter
+            self._locks.xUnlock(apsw.SQLITE_LOCK_NONE)
+            if time.monotonic() >= end:
+                raise self._busy()
+            time.sleep(min(2 * self._patience_s(), max(0.0, end - time.monotonic())))
+
+    def _is_alone(self) -> bool:
+        """Try to get the exclusive lock. While it tries nobody new may begin to read, as SQLite has it."""
+        began = time.monotonic()
+        while True:
+            try:
+                self._locks.xLock(apsw.SQLITE_LOCK_EXCLUSIVE)
+            except apsw.BusyError:
+                self._waiting_since = self._waiting_since or began
+                if time.monotonic() - began >= self._patience_s():
+                    return False
+                time.sleep(_STEP_S)
+            else:
+                self._waiting_since = None
+                return True
+
+    def _patience_s(self) -> float:
+        """Return for how long new readers may be kept out now."""
+        waited_s = time.monotonic() - (self._waiting_since or time.monotonic())
+        return min(self._wait_s, max(self._wait_s, waited_s) / 20)
+
+    def _is_hot(self) -> bool:
+        """Whether there is a journal that would be rolled back; one that begins with a zero is done with."""
+        try:
+            with open(self._journal, "rb") as journal:
+                return journal.read(1) not in (b"", b"\0")
+        except FileNotFoundError:
+            return False
+
     def _lock(self, level: int) -> None:
-        """Take a lock. While we wait for the exclusive one nobody new may begin to read, as SQLite has it."""
         end = time.monotonic() + self._wait_s
         while True:
             try:
                 self._locks.xLock(level)
             except apsw.BusyError as error:
                 if time.monotonic() >= end:
-                    raise Busy(f"{self.path} is in use by others: waits for them") from error
+                    raise self._busy() from error
                 time.sleep(_STEP_S)
             else:
                 return
 
+    def _busy(self) -> Busy:
+        return Busy(f"{self.path} is in use by others: waits for them")
+
     def _write_journal(self, new: Pages, old_size: int, counter: int) -> set[int]:
-        """Keep the pages that will be overwritten or cut off, durably; return which ones will be written."""
+        """Keep the pages that will be overwritten or cut off, durably, aside; return which ones will be written."""
         old_commit = os.fstat(self._descriptor).st_size // old_size
         same_size = new.page_size == old_size
         changed: set[int] = set()
         skipped = lock_page(old_size)
-        with suppress(FileNotFoundError):
-            os.unlink(self._journal)  # nobody needs it: `recover` was here, and nobody else may write
-        descriptor = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._aside.unlink(missing_ok=True)
+        descriptor = os.open(self._aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w+b") as journal:
             os.fchmod(descriptor, os.fstat(self._descriptor).st_mode & 0o7777)
             nonce = secrets.randbits(32)
@@ -218,10 +275,8 @@ class WritableCopy:
                 if pgno != skipped:
                     count += _record(journal, pgno, self.page(pgno, old_size), nonce)
             journal.flush()
-            os.fsync(descriptor)
             os.pwrite(descriptor, count.to_bytes(4, "big"), len(_MAGIC))
             os.fsync(descriptor)
-        sync_folder(self.path.parent)
         return changed
 
     def page(self, pgno: int, size: int) -> bytes:
@@ -241,7 +296,12 @@ class WritableCopy:
     def close(self) -> None:
         """Let others follow with it."""
         self._locks.xClose()
-        os.close(self._descriptor)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        with _OPENING:
+            os.close(self._descriptor)  # after all locks are given back: it would take them along
+            _OPEN.discard(self._identity)
 
 
 def _record(journal: BinaryIO, pgno: int, page: bytes, nonce: int) -> int:

@@ -348,7 +348,7 @@ def test_only_a_copy_of_this_replica_is_gone_on_with(source: Source, tmp_path: P
         Follower(source.replica, source.path)
     with closing(source.follower()) as follower:
         follower.step()
-        with pytest.raises(ltx.DatabaseError, match="another process"):
+        with pytest.raises(ltx.DatabaseError, match="another part of this program"):
             source.follower()
     shutil.copytree(source.url, tmp_path / "other")
     other = ltx.Replica.open(str(tmp_path / "other"))
