@@ -1,7 +1,7 @@
 """What a replica has, as a table of page hashes beside the database: found, believed only if it fits, or made anew."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from backends import NotFoundError, UnavailableError
@@ -17,10 +17,11 @@ from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
 __all__ = [
     "checksum_at",
     "ensure_table",
-    "hash_pages",
+    "hashed",
     "published_txid",
     "says_the_same",
     "table_path_of",
+    "write_hashes",
 ]
 
 
@@ -104,10 +105,9 @@ def _rebuild(table_path: Path, replica: Replica, files: Sequence[LTXFile], txid:
             header = decoder.header
             writer = writer or TableWriter(table_path, header.page_size, header.commit)
             try:
-                hash_pages(decoder, before, writer)
+                write_hashes(header, hashed(decoder), before, writer)
             except CorruptError as error:
                 raise FileError(file, error) from error
-            writer.resize(header.commit)
             before = header
         if writer:
             writer.install(txid, checksum)
@@ -116,15 +116,24 @@ def _rebuild(table_path: Path, replica: Replica, files: Sequence[LTXFile], txid:
             writer.close()
 
 
-def hash_pages(decoder: Decoder, before: Header | None, writer: TableWriter) -> None:
+def hashed(decoder: Decoder) -> Iterator[tuple[int, bytes]]:
+    """Yield the page numbers of a file, and the hashes of its pages."""
+    for pgno, page in decoder:
+        yield pgno, page_hash(page)
+
+
+def write_hashes(
+    header: Header, hashes: Iterable[tuple[int, bytes]], before: Header | None, writer: TableWriter
+) -> None:
     """Write down the pages of one file, which must fit the one before it: else no restore could use it."""
-    header, old_commit, grown = decoder.header, before.commit if before else 0, 0
+    old_commit, grown = before.commit if before else 0, 0
     if before and header.page_size != before.page_size:
         raise CorruptError(f"pages of {header.page_size} bytes after pages of {before.page_size}", offset=8)
-    for pgno, page in decoder:
-        writer.put(pgno, page_hash(page))
+    for pgno, digest in hashes:
+        writer.put(pgno, digest)
         grown += pgno > old_commit
     if grown != pages_between(old_commit, header):
         raise CorruptError(
             f"the database grows from {old_commit} to {header.commit} pages, and some are missing"
         )
+    writer.resize(header.commit)

@@ -8,7 +8,8 @@ that one bring it up to date. So a file goes only when the table has gone past i
 import os
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,11 @@ from ltx.format import NO_CHECKSUM, TXID, Decoder, Encoder, Header, file_name, p
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import hash_pages, says_the_same
+from ltx.replication.baseline import hashed, says_the_same, write_hashes
 from ltx.replication.capture import Captured
 from ltx.replication.difference import WAL_OFFSET, stage_difference
 from ltx.replication.source import PinnedDatabase
-from ltx.replication.table import TableWriter, open_table, sweep
+from ltx.replication.table import HASH_SIZE, TableWriter, open_table, page_hash, sweep
 from ltx.sqlite import sync_folder
 
 __all__ = ["Line", "StagedFile"]
@@ -30,7 +31,8 @@ __all__ = ["Line", "StagedFile"]
 _PIECE = 1 << 20
 _ROLL_AT = 32 << 20
 _ROLL_COUNT = 256
-"""Bytes of files, and their number, after which the table is brought up to date."""
+_ROLL_PAGES = 1 << 16
+"""Bytes of files, their number, and pages in them, after which the table is brought up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,27 @@ class StagedFile:
     path: Path
 
 
+class _Hashes:
+    """The hashes of the pages of one file, kept from when it was written until the table has them."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self._pgnos, self._hashes = array("I"), bytearray()
+
+    def passing(self, pages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+        for pgno, page in pages:
+            self._pgnos.append(pgno)
+            self._hashes += page_hash(page)
+            yield pgno, page
+
+    def __len__(self) -> int:
+        return len(self._pgnos)
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        for place, pgno in enumerate(self._pgnos):
+            yield pgno, bytes(self._hashes[place * HASH_SIZE : (place + 1) * HASH_SIZE])
+
+
 class Line:
     """What was captured of one database. One thread captures; any may read.
 
@@ -71,6 +94,7 @@ class Line:
         self._table_txid = 0
         self._waiting = 0
         self._files: list[StagedFile] = []
+        self._hashes: dict[TXID, _Hashes] = {}
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -81,6 +105,7 @@ class Line:
         for level in (0, SNAPSHOT_LEVEL):
             (self.folder / "ltx" / str(level)).mkdir(parents=True, exist_ok=True)
         sweep(self.table_path)
+        self._hashes = {}
         with open_table(self.table_path) as table:
             self._table_txid = table.txid if table else 0
             self.txid, self.checksum = TXID(self._table_txid), table.file_checksum if table else None
@@ -132,6 +157,7 @@ class Line:
             txid: The transaction.
             known: Whether the table was made for it; else there is nothing to compare with.
         """
+        self._hashes = {}
         with self._lock:
             dropped, self._files = self._files, []
             for file in dropped:
@@ -156,10 +182,16 @@ class Line:
             flags=NO_CHECKSUM,
             wal_offset=WAL_OFFSET,
         )
-        file = self._write(0, Encoder(header, captured.pages()))
+        hashes = _Hashes(header)
+        file = self._write(0, Encoder(header, hashes.passing(captured.pages())))
         self._add(file)
+        self._hashes[txid] = hashes
         self._waiting += file.size
-        if txid - self._table_txid >= _ROLL_COUNT or self._waiting > _ROLL_AT:
+        if (
+            txid - self._table_txid >= _ROLL_COUNT
+            or self._waiting > _ROLL_AT
+            or sum(map(len, self._hashes.values())) > _ROLL_PAGES
+        ):
             self.roll()
         return file
 
@@ -222,6 +254,7 @@ class Line:
     def roll(self) -> None:
         """Bring the table up to date with the files."""
         self._waiting = 0
+        hashes, self._hashes = self._hashes, {}
         files = self._after(self._table_txid)
         if not files:
             return
@@ -233,17 +266,15 @@ class Line:
             before: Header | None = None
             try:
                 for staged in files:
-                    decoder = Decoder(_pieces(staged.path))
+                    header, found = _hashes_of(staged, hashes)
                     if writer is None:
-                        page_size = decoder.header.page_size
-                        commit = known.commit if known else decoder.header.commit
-                        writer = TableWriter(self.table_path, page_size, commit)
+                        commit = known.commit if known else header.commit
+                        writer = TableWriter(self.table_path, header.page_size, commit)
                         if known:
                             writer.copy(known)
-                            before = _like(decoder.header, known.commit)
-                    hash_pages(decoder, before, writer)
-                    before = decoder.header
-                    writer.resize(before.commit)
+                            before = _like(header, known.commit)
+                    write_hashes(header, found, before, writer)
+                    before = header
                 assert writer is not None
                 writer.install(files[-1].max_txid, files[-1].checksum)
                 self._table_txid = files[-1].max_txid
@@ -349,6 +380,16 @@ class Line:
             header.timestamp_ms,
             final,
         )
+
+
+def _hashes_of(
+    staged: StagedFile, kept: Mapping[TXID, _Hashes]
+) -> tuple[Header, Iterable[tuple[int, bytes]]]:
+    """Return a file's header and the hashes of its pages: those that were kept, else from the file."""
+    if (found := kept.get(staged.max_txid)) is not None:
+        return found.header, found
+    decoder = Decoder(_pieces(staged.path))
+    return decoder.header, hashed(decoder)
 
 
 def _like(header: Header, commit: int) -> Header:

@@ -82,15 +82,15 @@ class TableWriter:
         """Begin with the hashes of another table."""
         self._file.seek(_HEAD.size)
         self._file.write(table.hashes(self._commit))
+        self._file.flush()
 
     def append(self, digest: bytes) -> None:
         """Add the hash of the next page; the lock page has one too, of zeros."""
         self._file.write(digest)
 
     def put(self, pgno: int, digest: bytes) -> None:
-        """Set the hash of any page."""
-        self._file.seek(_HEAD.size + (pgno - 1) * HASH_SIZE)
-        self._file.write(digest)
+        """Set the hash of any page; none is appended to that table."""
+        os.pwrite(self._file.fileno(), digest, _HEAD.size + (pgno - 1) * HASH_SIZE)
 
     def resize(self, commit: int) -> None:
         """Let the database have another number of pages."""
