@@ -7,7 +7,7 @@ captured on one small pool; uploads have one for each storage service, so that a
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +22,7 @@ from ltx.replication.maintenance import Maintenance
 from ltx.replication.missing import restore_missing
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
+from ltx.replication.watch import Watch
 
 __all__ = ["Daemon"]
 
@@ -32,8 +33,6 @@ _AGAIN_S = 0.02
 
 _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
 _STUCK_S = 1.0
-_SIDES = ("-wal", "-shm", "-journal")
-_WATCH_STEP_MS, _WATCH_DEBOUNCE_MS = 5, 20
 
 log = logging.getLogger("ltx")
 
@@ -63,8 +62,7 @@ class Daemon:
     """Replicates databases from `start` to `stop`; they come and go meanwhile. It owns neither them nor their replicas.
 
     Attributes:
-        noticed: Is called with the path of a file that is no database of ours, and came, changed or went in one of the
-            folders of `look_into`.
+        watch: Which files were written to, or come and go.
 
     Args:
         databases: What to begin with.
@@ -75,7 +73,7 @@ class Daemon:
     def __init__(
         self, databases: Sequence[Database] = (), *, flush_s: float = 30.0, flush_pause_s: float = 0.5
     ) -> None:
-        self.noticed: Callable[[str], None] | None = None
+        self.watch = Watch(self._written, self._look_at_all)
         self._flush_s, self._flush_pause_s = flush_s, flush_pause_s
         self._scheduler = Scheduler()
         self._captures = ThreadPoolExecutor(_CAPTURES, thread_name_prefix="capture")
@@ -85,8 +83,6 @@ class Daemon:
         self._lock = threading.Lock()
         self._entries: dict[Path, _Entry] = {}
         self._owners: dict[str, _Entry] = {}
-        self._looked_into: frozenset[Path] = frozenset()
-        self._folders_changed = threading.Event()
         for database in databases:
             self.add(database)
 
@@ -125,7 +121,7 @@ class Daemon:
                 raise ValueError(f"{database.path} is replicated already")
             self._entries[database.path] = entry
             self._owners |= dict.fromkeys(entry.sides, entry)
-        self._folders_changed.set()
+        self.watch.add(entry.sides)
         self._scheduler.add(entry.sync)
         for task in (*entry.pushes.values(), *entry.upkeep):
             self._scheduler.add(task, _FIRST_S)  # a sync comes first, and pokes the uploads
@@ -145,7 +141,7 @@ class Daemon:
             entry = self._entries.pop(database.path)
             for side in entry.sides:
                 self._owners.pop(side, None)
-        self._folders_changed.set()
+        self.watch.remove(entry.sides)
 
         def flush() -> bool:
             until = time.monotonic() + flush_s
@@ -156,11 +152,6 @@ class Daemon:
             return self._flush(database, time.monotonic() + flush_s)
 
         return flush
-
-    def look_into(self, folders: Iterable[Path]) -> None:
-        """Say in which folders files are looked for that are no databases of ours yet, in place of what was said."""
-        self._looked_into = frozenset(folders)
-        self._folders_changed.set()
 
     def schedule(self, work: Callable[[], float]) -> Task:
         """Do something else, too, in a thread of its own; return what to poke.
@@ -180,7 +171,7 @@ class Daemon:
     def start(self) -> None:
         """Begin. Returns at once; every database is looked at now."""
         self._spawn(self._scheduler.run, "schedule")
-        self._spawn(self._watch, "watch")
+        self._spawn(self.watch.run, "watch")
 
     def stop(self) -> bool:
         """Capture and upload what is left, and let go of the databases.
@@ -189,7 +180,7 @@ class Daemon:
             Whether every replica has everything.
         """
         self._stopping.set()
-        self._folders_changed.set()
+        self.watch.end()
         self._scheduler.end()
         for thread in self._threads:
             thread.join()
@@ -248,65 +239,21 @@ class Daemon:
             place, ThreadPoolExecutor(_UPLOADS, thread_name_prefix=f"upload {place}")
         )
 
-    def _watch(self) -> None:
-        """Turn file events into looks at databases, until we stop."""
-        while not self._stopping.is_set():
-            self._folders_changed.clear()
-            if self._stopping.is_set():
-                return
-            with self._lock:
-                folders = {Path(entry.sides[0]).parent for entry in self._entries.values()}
-            present = [folder for folder in folders | self._looked_into if folder.is_dir()]
-            try:
-                self._follow(present)
-            except (OSError, RuntimeError) as error:
-                log.warning(
-                    "no file events; databases are looked at now and then", extra={"error": str(error)}
-                )
-                self._folders_changed.wait(60)
-
-    def _follow(self, folders: Sequence[Path]) -> None:
-        """Follow the events of folders until others are to be followed, too, or we stop."""
-        if not folders:
-            self._folders_changed.wait()
+    def _written(self, path: str) -> None:
+        """Look at the database of a file that was written to."""
+        with self._lock:
+            entry = self._owners.get(path)
+        if entry is None:
             return
-        from watchfiles import Change, watch
-
-        def strange(change: Change, path: str) -> bool:
-            if Path(path).parent not in self._looked_into or path.endswith(_SIDES):
-                return False
-            return path not in self._owners or change != Change.modified
-
-        events = watch(
-            *folders,
-            watch_filter=lambda change, path: path in self._owners or strange(change, path),
-            step=_WATCH_STEP_MS,
-            debounce=_WATCH_DEBOUNCE_MS,
-            stop_event=self._folders_changed,
-            rust_timeout=500,
-            yield_on_timeout=True,
-            recursive=False,
-            raise_interrupt=False,
-        )
-        fresh = True
-        for changes in events:
-            with self._lock:
-                changed = {id(found): found for _, path in changes if (found := self._owners.get(path))}
-                missed = list(self._entries.values()) if fresh else []
-            for entry in changed.values():
-                self._event(entry)
-            for entry in missed:  # what happened between two watches had no event
-                self._scheduler.poke(entry.sync)
-            unknown = [path for change, path in changes if strange(change, path)]
-            for path in [*unknown, *(map(str, self._looked_into) if fresh else ())]:
-                if self.noticed is not None:
-                    self.noticed(path)
-            fresh = False
-
-    def _event(self, entry: _Entry) -> None:
         entry.rechecks = 2
         spacing = entry.database.settings.sync_interval_s - (time.monotonic() - entry.last)
         self._scheduler.poke(entry.sync, max(0.0, spacing))
+
+    def _look_at_all(self) -> None:
+        with self._lock:
+            entries = list(self._entries.values())
+        for entry in entries:
+            self._scheduler.poke(entry.sync)
 
     def _sync(self, entry: _Entry) -> float:
         """Look at a database; return when to do so again."""

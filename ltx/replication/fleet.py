@@ -56,7 +56,7 @@ class Fleet:
         self._held: dict[Database, set[Identity]] = {}
         """Which files each database was while we had it: closing one of them would drop our locks."""
         self._ending = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="end")
-        daemon.noticed = self._notice
+        daemon.watch.noticed = self._notice
 
     def take(self, configuration: Configuration) -> None:
         """Replicate what a configuration names, and nothing else: what it has as it was is not touched.
@@ -127,7 +127,7 @@ class Fleet:
             known |= {path: one for path in found.databases if (one := identity(path))}
             if folder.watch:
                 watched.update(found.folders)
-        self._daemon.look_into(watched)
+        self._daemon.watch.look_into(watched)
         return wanted
 
     def _tell(self, found: Found) -> None:
