@@ -9,6 +9,7 @@ import typer
 
 from backends import BackendError
 from ltx import LTXError
+from ltx.replica.durations import parse_seconds
 from vfs.connection import connect
 from vfs.shell import ShellError, run
 from vfs.source import DEFAULT_TIMEOUT_S
@@ -28,6 +29,21 @@ Examples:
 The URL may come from LITESTREAM_REPLICA_URL too, when no SQL is given on the command line.
 """
 
+
+def _interval(text: str | float) -> float:
+    try:
+        return parse_seconds(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _over_0(text: str | float) -> float:
+    seconds = _interval(text)
+    if not seconds:
+        raise typer.BadParameter("a wait of no time gets no answer: give it some seconds")
+    return seconds
+
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -40,10 +56,13 @@ def main(
     ] = None,
     txid: Annotated[str | None, typer.Option(help="Go back to a transaction: 16 hex digits.")] = None,
     poll_interval: Annotated[
-        float, typer.Option(help="Seconds between looks for a newer state.", min=0)
+        float,
+        typer.Option(
+            metavar="TIME", parser=_interval, help="Between looks for a newer state, such as 5s or 500ms."
+        ),
     ] = DEFAULT_POLL_INTERVAL_S,
     timeout: Annotated[
-        float, typer.Option(help="Seconds to wait for the storage.", min=0.1)
+        float, typer.Option(metavar="TIME", parser=_over_0, help="How long to wait for the storage.")
     ] = DEFAULT_TIMEOUT_S,
     stats: Annotated[bool, typer.Option("--stats", help="Print after each statement what it cost.")] = False,
     storage_option: Annotated[

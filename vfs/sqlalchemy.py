@@ -16,6 +16,7 @@ from sqlalchemy.pool import Pool, QueuePool
 from sqlalchemy.util import asbool
 
 import vfs.connection
+from ltx.replica.durations import parse_seconds
 from vfs import dbapi
 
 if TYPE_CHECKING:
@@ -90,9 +91,13 @@ def _value(name: str, text: Any) -> Any:
     try:
         if kind is bool:
             return asbool(text)
-        return kind(text) if kind in (int, float) else text
+        if kind is float:  # all of them are seconds
+            return parse_seconds(text)
+        return int(text) if kind is int else text
     except (TypeError, ValueError):
-        wanted = "true or false" if kind is bool else "a number"
+        wanted = {"bool": "true or false", "float": "a number of seconds, or such as 5s"}.get(
+            kind.__name__, "a number"
+        )
         raise ArgumentError(f"{name} must be {wanted}, not {text!r}") from None
 
 

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 import apsw
 
 from backends import ConfigError
+from ltx.replica.durations import parse_seconds
 from vfs.default_vfs import use_default_vfs
 from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.errors import ReadOnlyError, coded
@@ -171,19 +172,16 @@ def open_file(
 
 
 def number(parameters: Mapping[str, str], name: str, default: float) -> float:
-    """Return a number of bytes or seconds; seconds may be written as `500ms` or `1s` too, as the peer has them."""
+    """Return a number of bytes or seconds; seconds may be written as `500ms` or `1m30s` too, as the peer has them."""
     text = parameters.get(name, "")
     if not text:
         return default
-    scale = 1.0
-    for suffix, factor in (("ms", 0.001), ("s", 1.0), ("m", 60.0)):
-        if text.endswith(suffix) and not name.endswith("_size"):
-            text, scale = text.removesuffix(suffix), factor
-            break
+    is_size = name.endswith("_size")
     try:
-        value = float(text) * scale
+        value = float(text) if is_size else parse_seconds(text)
     except ValueError:
         value = -1.0
     if not 0 <= value < 1 << 53:
-        raise ConfigError(f"{name} must be a number, not {parameters[name]!r}")
+        kind = "a number of bytes" if is_size else "a number of seconds, or such as 500ms or 5s"
+        raise ConfigError(f"{name} must be {kind}, not {text!r}")
     return value

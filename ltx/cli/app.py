@@ -1,7 +1,9 @@
 """The command `ltx`: its subcommands, and what becomes of every error."""
 
+import difflib
 import errno
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Annotated, cast
@@ -28,6 +30,10 @@ _EXAMPLES = examples(
     "ltx verify s3://bucket/app",
 )
 _EXIT_CODES = "Exit codes: 0 done, 1 failed, 2 wrong usage. LTX_DEBUG=1 shows where an error came from."
+
+_NO_COMMAND = re.compile("No such command '(.*?)'")
+_THEIRS = {"ltx": "list", "wal": "list", "databases": "status"}
+"""What Litestream calls commands that we have by another name."""
 
 _ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """The root of click's own errors; some versions of typer bring a click of their own."""
@@ -127,7 +133,17 @@ def _usage(error: Exception) -> str:
     place = str(context.command_path) if context else "ltx"
     message = message.removeprefix("Invalid value: ")
     text = message[:1].lower() + message[1:].removesuffix(".")
-    return text if "; " in text else f"{text}; see '{place} --help'"
+    if unknown := _NO_COMMAND.match(message):
+        text = f"there is no command {unknown[1]!r}{_nearest(unknown[1])}"
+    if "; " in text:
+        return text
+    return f"{text} '{place} --help' says more" if text.endswith("?") else f"{text}; see '{place} --help'"
+
+
+def _nearest(word: str) -> str:
+    names = [str(command.name) for command in app.registered_commands]
+    near = [_THEIRS[word]] if word in _THEIRS else difflib.get_close_matches(word, names, 1)
+    return f": did you mean 'ltx {near[0]}'?" if near else ""
 
 
 def _drop_stdout() -> None:

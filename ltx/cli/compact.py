@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_with_upkeep
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -12,7 +13,6 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
-    opened_replica,
     usage_error,
 )
 from ltx.cli.output import complain, print_json, print_table
@@ -37,10 +37,12 @@ def compact(
         typer.Option(
             "--level",
             metavar="N|all",
-            help="Make only this level, 1 to 8, from the one below; all is 1 to 3.",
+            help="Make only this level, 1 to 8, from the one below; all is 1 to 3, or what the configuration has.",
         ),
     ] = "all",
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
@@ -48,6 +50,8 @@ def compact(
 
     Level 1 gets a file for each 30 seconds in which something was committed; higher levels one of all there is
     below. Restores and queries then need fewer files. Nothing is deleted: ltx retain does that.
+
+    With --config, URL is a database that the configuration names, and its levels are those of the configuration.
 
     Every file that is merged is verified first. It may run beside anything else.
 
@@ -57,9 +61,14 @@ def compact(
     from ltx.replica.levels import LevelPolicy
 
     made: list[Compacted] = []
-    with opened_replica(url, storage_option, stats=stats) as replica:
-        for each in LevelPolicy().levels if level == "all" else [_level(level)]:
-            made += merge_level(replica, each)
+    wanted = None if level == "all" else _level(level)
+    with opened_with_upkeep(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as (
+        replica,
+        upkeep,
+    ):
+        policy = upkeep.levels if upkeep else LevelPolicy()
+        for each in policy.levels if wanted is None else [wanted]:
+            made += merge_level(replica, each, policy=policy)
         where = replica.url
     if as_json:
         print_json([made_entry(each) for each in made])

@@ -14,8 +14,9 @@ from ltx.replica import Replica
 
 if TYPE_CHECKING:
     from ltx.replication.config.values import Configuration
+    from ltx.replication.maintenance import Upkeep
 
-__all__ = ["ConfigFile", "ExpandEnv", "Strict", "opened_source", "read_configuration"]
+__all__ = ["ConfigFile", "ExpandEnv", "Strict", "opened_source", "opened_with_upkeep", "read_configuration"]
 
 ConfigFile = Annotated[
     Path | None,
@@ -67,17 +68,26 @@ def opened_source(
     url: str, storage_options: Sequence[str] | None, config: Path | None, *, no_expand_env: bool, stats: bool
 ) -> Iterator[Replica]:
     """Open the replica that a command names: by its URL, or, with a configuration, as the first one of a database."""
+    with opened_with_upkeep(url, storage_options, config, no_expand_env=no_expand_env, stats=stats) as found:
+        yield found[0]
+
+
+@contextmanager
+def opened_with_upkeep(
+    url: str, storage_options: Sequence[str] | None, config: Path | None, *, no_expand_env: bool, stats: bool
+) -> Iterator[tuple[Replica, "Upkeep | None"]]:
+    """Open a replica as `opened_source` does, and yield how the configuration has it kept small, too; None without one."""
     if config is None:
         with opened_replica(url, storage_options, stats=stats) as replica:
-            yield replica
+            yield replica, None
         return
     if storage_options:
         raise usage_error("--storage-option goes with a URL; a configuration has settings of its own")
     found = read_configuration(config, no_expand_env=no_expand_env, strict=False)
-    place = found.place_of(url)
-    if place is None:
+    database = found.named(url)
+    if database is None:
         raise usage_error(
-            f"{config} does not name the database {url}: check its path, or name a replica's URL"
+            f"{config} does not name the database {url}: check its path, or name a replica's URL without --config"
         )
-    with opened_by(place.open, stats=stats) as replica:
-        yield replica
+    with opened_by(database.places[0].open, stats=stats) as replica:
+        yield replica, database.settings.upkeep

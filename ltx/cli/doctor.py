@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from backends.retrying import RetryingBackend
-from ltx.cli.options import AsJSON, ReplicaURL, ShowStats, StorageOptions, examples, opened_replica
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
+from ltx.cli.options import AsJSON, ReplicaURL, ShowStats, StorageOptions, examples
 from ltx.cli.output import complain, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,10 +23,14 @@ EXAMPLES = examples(
 def doctor(
     url: ReplicaURL,
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
     """Try a storage out before relying on it.
+
+    With --config, URL is a database that the configuration names.
 
     It lists, writes, reads, replaces, creates exclusively (several writers at once, too), keeps a timestamp and
     deletes, with small objects below a name of its own (.ltx-doctor...), and says how long each takes. They are
@@ -37,7 +42,7 @@ def doctor(
     meaning), capabilities, quirks, clock_difference_s (the storage's minus ours; null where unknown) and left (keys
     that could not be deleted).
     """
-    with opened_replica(url, storage_option, stats=stats) as replica:
+    with opened_source(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as replica:
         from backends.probe import probe
 
         backend = replica.backend

@@ -15,6 +15,7 @@ from backends import ConfigError, MissingDependencyError
 from ltx.cli.output import print_stats
 from ltx.format import TXID, format_txid, parse_txid
 from ltx.replica import LTXFile, Replica, format_time
+from ltx.replica.durations import parse_seconds
 
 __all__ = [
     "AsJSON",
@@ -24,6 +25,7 @@ __all__ = [
     "check_replica_url",
     "examples",
     "file_entry",
+    "interval",
     "opened_by",
     "opened_replica",
     "parsed_options",
@@ -36,7 +38,7 @@ ReplicaURL = Annotated[
     str,
     typer.Argument(
         metavar="URL",
-        help="The replica: s3://bucket/app, file:///folder or a plain folder.",
+        help="The replica: s3://bucket/app, file:///folder or a plain folder; with --config a database.",
         show_default=False,
     ),
 ]
@@ -101,10 +103,18 @@ def wrong_urls_are_usage(they_are: bool = True) -> Iterator[None]:
         raise
 
 
+def interval(text: str | float) -> float:
+    """Return the seconds that were typed; what is no interval is wrong usage."""
+    try:
+        return parse_seconds(str(text))
+    except ValueError as error:
+        raise usage_error(str(error)) from error
+
+
 def check_replica_url(url: str) -> None:
     """Refuse the path of a file where a replica is to be named."""
     if "://" not in url and Path(url).is_file():
-        raise usage_error(f"{url} is a file; name the replica: its folder or URL")
+        raise usage_error(f"{url} is a file; name the replica, its folder or URL, or give --config")
 
 
 def parsed_options(pairs: Sequence[str] | None) -> dict[str, object]:

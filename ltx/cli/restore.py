@@ -17,6 +17,7 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
+    interval,
     usage_error,
     wanted_txid,
 )
@@ -43,47 +44,61 @@ class IntegrityCheck(StrEnum):
     FULL = "full"
 
 
+_Output = Annotated[
+    str, typer.Option("--output", "-o", metavar="OUT", help="The file to make.", show_default=False)
+]
+_Timestamp = Annotated[
+    str | None,
+    typer.Option(
+        metavar="T",
+        help="As it was at this time: RFC 3339, Unix seconds, or words ('5 minutes ago', 'yesterday').",
+    ),
+]
+_Transaction = Annotated[
+    str | None, typer.Option(metavar="HEX", help="As it was after this transaction: 16 hex digits.")
+]
+_Force = Annotated[
+    bool, typer.Option("--force", help="Replace OUT where it exists, unless somebody has it open.")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Say which files it would take, and write nothing.")]
+_IfNoDatabase = Annotated[
+    bool, typer.Option("--if-db-not-exists", help="Where OUT exists, do nothing; exit code 0.")
+]
+_IfReplica = Annotated[
+    bool, typer.Option("--if-replica-exists", help="Where the replica is empty, do nothing; exit code 0.")
+]
+_Check = Annotated[IntegrityCheck, typer.Option(help="Let SQLite check the result before OUT is made.")]
+_Follow = Annotated[
+    bool,
+    typer.Option("--follow", "-f", help="Keep OUT current, until stopped; others may read it meanwhile."),
+]
+_FollowInterval = Annotated[
+    float,
+    typer.Option(
+        metavar="TIME",
+        parser=interval,
+        help="With -f: from one look at the replica to the next, such as 5s or 500ms.",
+    ),
+]
+_SHORTEST_S = 0.01
+"""Between looks at a replica that is followed: a storage is not to be asked without a pause."""
+
+
 def restore(
     url: ReplicaURL,
-    output: Annotated[
-        str, typer.Option("--output", "-o", metavar="OUT", help="The file to make.", show_default=False)
-    ],
-    timestamp: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T",
-            help="As it was at this time: RFC 3339, Unix seconds, or words ('5 minutes ago', 'yesterday').",
-        ),
-    ] = None,
-    txid: Annotated[
-        str | None, typer.Option(metavar="HEX", help="As it was after this transaction: 16 hex digits.")
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace OUT where it exists, unless somebody has it open.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say which files it would take, and write nothing.")
-    ] = False,
+    output: _Output,
+    timestamp: _Timestamp = None,
+    txid: _Transaction = None,
+    force: _Force = False,
+    dry_run: _DryRun = False,
     as_json: AsJSON = False,
-    if_db_not_exists: Annotated[
-        bool, typer.Option("--if-db-not-exists", help="Where OUT exists, do nothing; exit code 0.")
-    ] = False,
-    if_replica_exists: Annotated[
-        bool, typer.Option("--if-replica-exists", help="Where the replica is empty, do nothing; exit code 0.")
-    ] = False,
-    integrity_check: Annotated[
-        IntegrityCheck, typer.Option(help="Let SQLite check the result before OUT is made.")
-    ] = IntegrityCheck.NONE,
+    if_db_not_exists: _IfNoDatabase = False,
+    if_replica_exists: _IfReplica = False,
+    integrity_check: _Check = IntegrityCheck.NONE,
     config: ConfigFile = None,
     no_expand_env: ExpandEnv = False,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Keep OUT current, until stopped; others may read it meanwhile."),
-    ] = False,
-    follow_interval: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.01, help="With -f: from one look at the replica to the next."),
-    ] = 1.0,
+    follow: _Follow = False,
+    follow_interval: _FollowInterval = 1.0,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
@@ -98,14 +113,8 @@ def restore(
     files it did without). With --dry-run: source, target_path, replica, min_txid, max_txid, timestamp, files. With -f a
     line for each state that OUT was brought to: db_path, replica, txid, timestamp, page_count.
     """
-    if timestamp is not None and txid is not None:
-        raise usage_error("--timestamp and --txid both say which state; give one of them")
-    if follow and (
-        timestamp or txid or dry_run or if_db_not_exists or integrity_check != IntegrityCheck.NONE
-    ):
-        raise usage_error(
-            "-f keeps the newest state: of the options that change what is restored it takes --force"
-        )
+    other = dry_run or if_db_not_exists or integrity_check != IntegrityCheck.NONE
+    _check_options(timestamp, txid, follow, follow_interval, other)
     at, wanted = _wanted_time(timestamp), wanted_txid(txid)
     if if_db_not_exists and os.path.lexists(output):
         _skip(output, f"{output} exists", as_json=as_json)
@@ -132,8 +141,20 @@ def restore(
                 raise
             _skip(output, f"{replica.url} is empty", as_json=as_json)
             return
-        scheme = replica.backend.scheme
-    _print_result(restored, output, scheme, integrity_check, as_json=as_json)
+    _print_result(restored, output, replica.backend.scheme, integrity_check, as_json=as_json)
+
+
+def _check_options(
+    timestamp: str | None, txid: str | None, follow: bool, follow_interval: float, other: bool
+) -> None:
+    if timestamp is not None and txid is not None:
+        raise usage_error("--timestamp and --txid both say which state; give one of them")
+    if follow and (timestamp or txid or other):
+        raise usage_error(
+            "-f keeps the newest state: of the options that change what is restored it takes --force"
+        )
+    if follow_interval < _SHORTEST_S:
+        raise usage_error(f"--follow-interval is at least {_SHORTEST_S * 1000:.0f}ms")
 
 
 def _follow(replica: Replica, output: str, interval: float, *, force: bool, as_json: bool) -> None:

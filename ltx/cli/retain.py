@@ -1,10 +1,12 @@
 """`ltx retain`: delete the files of a replica that are no longer needed."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_with_upkeep
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -12,10 +14,10 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
-    opened_replica,
     usage_error,
 )
 from ltx.cli.output import complain, print_json, print_table
+from ltx.errors import LTXError
 from ltx.format import format_txid
 from ltx.replica import format_time
 from ltx.replica.durations import parse_duration
@@ -36,22 +38,30 @@ EXAMPLES = examples(
 def retain(
     url: ReplicaURL,
     retention: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--retention", metavar="TIME", help="Keep every moment since so long ago, such as 168h."
+            "--retention",
+            metavar="TIME",
+            help="Keep every moment since so long ago, such as 168h: 24h unless the configuration says otherwise.",
+            show_default=False,
         ),
-    ] = "24h",
+    ] = None,
     l0_retention: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--l0-retention", metavar="TIME", help="Keep files of level 0 so long, and until they are merged."
+            "--l0-retention",
+            metavar="TIME",
+            help="Keep files of level 0 so long, and until they are merged: 5m unless the configuration says otherwise.",
+            show_default=False,
         ),
-    ] = "5m",
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Say what would go and what would stay restorable; delete nothing."),
     ] = False,
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
@@ -61,6 +71,8 @@ def retain(
     be restored. Files of level 0 go once level 1 has what they hold. A file goes only after the one that has its
     content was read and found sound. Make snapshots and merges first: ltx snapshot, ltx compact.
 
+    With --config, URL is a database that the configuration names, and what is not typed is as the configuration has it.
+
     Times are 24h, 5m, 90s, or such as 1h30m. The exit code is 1 where a file was found damaged.
 
     JSON has source, dry_run, deleted (files as a listing has them, each with covered_by), size, kept_count, faults,
@@ -69,8 +81,16 @@ def retain(
     from ltx.replica.retention import RetentionPolicy, restorable
     from ltx.replica.retention import retain as delete_old
 
-    policy = RetentionPolicy(_duration("--retention", retention), _duration("--l0-retention", l0_retention))
-    with opened_replica(url, storage_option, stats=stats) as replica:
+    typed = _typed(retention, l0_retention)
+    with opened_with_upkeep(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as (
+        replica,
+        upkeep,
+    ):
+        if upkeep and not upkeep.deletes and not dry_run:
+            raise LTXError(
+                f"{config} has 'retention: enabled: false' for {url}: nothing was deleted; see --dry-run"
+            )
+        policy = replace(upkeep.retention if upkeep else RetentionPolicy(), **typed)
         done = delete_old(replica, policy, dry_run=dry_run)
         ends = restorable(replica, done.kept)
         where = replica.url
@@ -132,6 +152,12 @@ def _entry(
         "oldest": oldest,
         "newest": newest,
     }
+
+
+def _typed(retention: str | None, l0_retention: str | None) -> dict[str, timedelta]:
+    """Return what of the policy was typed."""
+    given = {"window": ("--retention", retention), "level0": ("--l0-retention", l0_retention)}
+    return {name: _duration(option, text) for name, (option, text) in given.items() if text is not None}
 
 
 def _duration(option: str, text: str) -> timedelta:

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from ltx.cli.compact import made_entry, print_made
-from ltx.cli.options import AsJSON, ShowStats, StorageOptions, examples, opened_replica, usage_error
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
+from ltx.cli.options import AsJSON, ShowStats, StorageOptions, examples, usage_error
 from ltx.cli.output import print_json
 
 __all__ = ["EXAMPLES", "snapshot"]
@@ -29,6 +30,8 @@ def snapshot(
         str | None, typer.Argument(metavar="URL", help="The replica, after a database.", show_default=False)
     ] = None,
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
@@ -37,14 +40,18 @@ def snapshot(
     It is made from the replica's own files, each verified first; the database itself is not read for it. A restore
     then begins with it, and older files can be deleted once it is older than what is to be kept (ltx retain).
 
-    With a database, what is committed there is put on the replica first, as ltx replicate --once does.
+    With a database and its URL, what is committed there is put on the replica first, as ltx replicate --once does. With
+    --config and a database that it names, it is the replica alone that is looked at.
 
     JSON is an array: of the snapshot's level, name, min_txid, max_txid, size, timestamp, page_count and input_count,
     or empty where a single file has the newest state already.
     """
     if url is not None and "://" in source:
         raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
-    with opened_replica(source if url is None else url, storage_option, stats=stats) as replica:
+    if url is not None and config is not None:
+        raise usage_error("a database and its URL need no configuration: give one or the other")
+    where = source if url is None else url
+    with opened_source(where, storage_option, config, no_expand_env=no_expand_env, stats=stats) as replica:
         from ltx.replica.compaction import snapshot as make_snapshot
 
         if url is not None:

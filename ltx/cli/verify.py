@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ltx.cli.configuration import ConfigFile, ExpandEnv, opened_source
 from ltx.cli.options import (
     AsJSON,
     ReplicaURL,
@@ -11,7 +12,6 @@ from ltx.cli.options import (
     StorageOptions,
     examples,
     file_entry,
-    opened_replica,
 )
 from ltx.cli.output import complain, print_json, print_table, progress_bar
 from ltx.format import format_txid
@@ -31,10 +31,14 @@ EXAMPLES = examples(
 def verify(
     url: ReplicaURL,
     as_json: AsJSON = False,
+    config: ConfigFile = None,
+    no_expand_env: ExpandEnv = False,
     storage_option: StorageOptions = None,
     stats: ShowStats = False,
 ) -> None:
     """Check every file; say what can be restored.
+
+    With --config, URL is a database that the configuration names.
 
     It reads the whole replica, and says what is damaged, which TXIDs are missing, and which states can be had.
     The exit code is 1 where anything is damaged or missing, or nothing is there.
@@ -42,7 +46,7 @@ def verify(
     JSON has source, sound, files (as a listing has them, with fault: null where there is none), gaps (TXIDs that
     are in no sound file) and states (every TXID that can be restored, and its time).
     """
-    with opened_replica(url, storage_option, stats=stats) as replica:
+    with opened_source(url, storage_option, config, no_expand_env=no_expand_env, stats=stats) as replica:
         with progress_bar("verifying") as progress:
             found = replica.verify(progress)
         where = replica.url

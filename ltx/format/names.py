@@ -12,6 +12,8 @@ MAX_TXID = TXID((1 << 64) - 1)
 SUFFIX = ".ltx"
 
 _TXID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]+", re.ASCII)
+_HEX = re.compile(r"(0x)?[0-9a-fA-F]+", re.ASCII)
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.ltx", re.ASCII)
 
 
@@ -23,12 +25,28 @@ def format_txid(txid: int) -> str:
 def parse_txid(text: str) -> TXID:
     """Return the TXID that 16 lower-case hex digits mean.
 
+    Nothing shorter is guessed at: `42` may be a decimal number, or a hex one without its zeros.
+
     Raises:
-        ValueError: The text is anything else, or zero.
+        ValueError: The text is anything else, or zero; the message says how what it may mean is written.
     """
     if not _TXID.fullmatch(text) or int(text, 16) == 0:
-        raise ValueError(f"a TXID is 16 lower-case hex digits and not zero, such as {1:016x}: {text!r}")
+        raise ValueError(
+            f"a TXID is 16 lower-case hex digits and not zero, such as {1:016x}: {text!r}{_meant(text)}"
+        )
     return TXID(int(text, 16))
+
+
+def _meant(text: str) -> str:
+    """Say how numbers that a text may mean are written."""
+    found = {
+        f"{number:016x}": f" as a {name} number"
+        for name, pattern, base in (("decimal", _DECIMAL, 10), ("hex", _HEX, 16))
+        if pattern.fullmatch(text) and 0 < (number := int(text, base)) <= MAX_TXID
+    }
+    if len(found) == 1:
+        return f" is written {next(iter(found))}"
+    return " is written " + " and ".join(f"{txid}{what}" for txid, what in found.items()) if found else ""
 
 
 def file_name(min_txid: int, max_txid: int) -> str:

@@ -4,7 +4,7 @@ import re
 from datetime import timedelta
 from fractions import Fraction
 
-__all__ = ["parse_duration"]
+__all__ = ["parse_duration", "parse_seconds"]
 
 _UNITS_US: dict[str, Fraction] = {
     "ns": Fraction(1, 1000),
@@ -17,6 +17,8 @@ _UNITS_US: dict[str, Fraction] = {
     "h": Fraction(3_600_000_000),
 }
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-[0-9]+)?", re.ASCII)
+_LONGEST_S = 1 << 31
 _WHOLE = re.compile(rf"([-+]?)((?:{_PART.pattern})+|0)")
 
 
@@ -37,3 +39,18 @@ def parse_duration(text: str) -> timedelta:
         return timedelta(microseconds=-microseconds if match[1] == "-" else microseconds)
     except OverflowError:
         raise ValueError(f"that is too long a time: {text!r}") from None
+
+
+def parse_seconds(text: str) -> float:
+    """Read an interval: a number of seconds, or a length of time as `parse_duration` has it. It is not negative.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        seconds = float(text) if _NUMBER.fullmatch(text) else parse_duration(text).total_seconds()
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < _LONGEST_S:
+        raise ValueError(f"an interval is a number of seconds, or such as 500ms, 5s or 1m30s; not {text!r}")
+    return seconds

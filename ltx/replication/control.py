@@ -152,7 +152,10 @@ def ask(path: Path, request: Answer, *, timeout_s: float = _TIMEOUT_S) -> dict[s
             with connection.makefile("rb") as file:
                 found: dict[str, object] = json.loads(file.readline())
         except (OSError, ValueError) as error:
-            raise LTXError(f"no replicator answers at {path}: {error}") from error
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise LTXError(
+                f"no replicator answers at {path}: {reason}; start one, or check the path"
+            ) from error
     return found
 
 

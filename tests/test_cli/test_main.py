@@ -52,7 +52,19 @@ def test_the_program_and_the_module_are_one(cli_process: LTXProcess, place: Path
     ("words", "said"),
     [
         ([], "no command was given"),
-        (["bogus"], "no such command 'bogus'; see 'ltx --help'"),
+        (["bogus"], "there is no command 'bogus'; see 'ltx --help'"),
+        (
+            ["repliacte"],
+            "there is no command 'repliacte': did you mean 'ltx replicate'? 'ltx --help' says more",
+        ),
+        (["wal", "app.db"], "there is no command 'wal': did you mean 'ltx list'?"),
+        (["replicate", "app.db"], "app.db needs a replica: name its URL"),
+        (
+            ["replicate", "a.db", "b", "--sync-interval", "soon"],
+            "seconds, or such as 500ms, 5s or 1m30s; not 'soon'",
+        ),
+        (["replicate", "a.db", "b", "--sync-interval", "-1s"], "not '-1s'"),
+        (["restore", "a", "-o", "b", "-f", "--follow-interval", "0"], "--follow-interval is at least 10ms"),
         (["list"], "missing argument 'URL'; see 'ltx list --help'"),
         (["list", "a", "b"], "got unexpected extra argument"),
         (["list", "a", "--bogus"], "no such option"),
@@ -74,6 +86,19 @@ def test_wrong_usage_is_one_line_and_exit_code_2(cli: LTX, place: Path, words: l
     assert found.err.count("\n") == 1
     assert found.err.startswith("ltx: ")
     assert said in found.err
+
+
+def test_replicate_without_anything_asks_for_what(
+    cli: LTX, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.delenv("LITESTREAM_CONFIG", raising=False)
+    monkeypatch.setattr("ltx.replication.config.reader.DEFAULT_PATH", str(place / "none.yml"))
+    found = cli("replicate")
+    assert found.code == 2
+    assert found.err.startswith(
+        "ltx: what is to be replicated? Name a database and its replica, as in 'ltx replicate"
+    )
+    assert found.err.endswith(f"there is no {place}/none.yml\n")
 
 
 def test_every_error_line_says_what_to_do(cli: LTX, replica: Replicated) -> None:

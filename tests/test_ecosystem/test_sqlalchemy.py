@@ -339,7 +339,7 @@ def test_writes_are_refused_and_the_session_goes_on(engine: sa.Engine) -> None:
         (
             "sqlite+litestream:///?replica_url=memory%3A%2F%2Fx&timeout=soon",
             ArgumentError,
-            "must be a number",
+            "timeout must be a number of seconds, or such as 5s, not 'soon'",
         ),
         (
             "sqlite+litestream:///?replica_url=memory%3A%2F%2Fx&at=when",

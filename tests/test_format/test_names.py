@@ -47,6 +47,23 @@ def test_a_txid_is_exactly_16_lower_case_hex_digits_and_not_zero(text: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("42", "is written 000000000000002a as a decimal number and 0000000000000042 as a hex number"),
+        ("7", "is written 0000000000000007"),
+        ("2a", "is written 000000000000002a"),
+        ("0x2A", "is written 000000000000002a"),
+        ("000000000000002A", "is written 000000000000002a"),
+        ("9" * 30, f"'{'9' * 30}'"),
+        ("0", "'0'"),
+    ],
+)
+def test_what_a_short_number_may_mean_is_said_and_not_guessed(text: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"{meant}$"):
+        parse_txid(text)
+
+
+@pytest.mark.parametrize(
     "name",
     [
         "",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ltx
-from ltx.replica.durations import parse_duration
+from ltx.replica.durations import parse_duration, parse_seconds
 from ltx.replication.config.reader import default_path, read_config
 from ltx.replication.config.values import Configuration, Place, pattern_as_regex
 from ltx.replication.database import Settings
@@ -74,6 +74,22 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_every_count_of_microseconds_is_read_exactly(count: int) -> None:
     assert parse_duration(f"{count}us") == timedelta(microseconds=count)
     assert parse_duration(f"{count // 1000}ms{count % 1000}us") == timedelta(microseconds=count)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("5", 5), ("0.5", 0.5), (".5", 0.5), ("0", 0), ("1e-05", 1e-5), ("500ms", 0.5), ("1m30s", 90)],
+)
+def test_intervals_may_be_plain_seconds_where_they_are_typed(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "-1s", "nan", "inf", "1e99", "9" * 20, "5 s"])
+def test_what_is_no_interval_is_refused(text: str) -> None:
+    with pytest.raises(
+        ValueError, match="an interval is a number of seconds, or such as 500ms, 5s or 1m30s; not"
+    ):
+        parse_seconds(text)
 
 
 def test_an_empty_file_has_what_is_usual(read: Read) -> None:

@@ -31,7 +31,15 @@ from ltx.replication.config.model import (
     not_served,
 )
 from ltx.replication.config.places import local_path, place_of
-from ltx.replication.config.values import Configuration, Folder, Heartbeat, Line, Logging, Place, Replicated
+from ltx.replication.config.values import (
+    Configuration,
+    FileLine,
+    Folder,
+    Heartbeat,
+    Logging,
+    Place,
+    Replicated,
+)
 from ltx.replication.database import Settings
 from ltx.replication.maintenance import Upkeep
 
@@ -253,8 +261,8 @@ class _Reader:
     def _error(self, message: str, where: document.Path) -> ConfigFileError:
         return self._line(where).error(message)
 
-    def _line(self, where: document.Path) -> Line:
-        return Line(self._path, self._document.line(where))
+    def _line(self, where: document.Path) -> FileLine:
+        return FileLine(self._path, self._document.line(where))
 
     def _named(self, where: document.Path) -> str:
         """Return how a setting is spoken of, beside the number of its line: `'replica.url' of the database /a.db`."""

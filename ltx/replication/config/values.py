@@ -18,9 +18,9 @@ from ltx.replication.database import Settings
 __all__ = [
     "SAFE_IN_PATH",
     "Configuration",
+    "FileLine",
     "Folder",
     "Heartbeat",
-    "Line",
     "Logging",
     "Place",
     "Replicated",
@@ -34,7 +34,7 @@ _META_SUFFIX = "-litestream"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class FileLine:
     """Where in a file something is said.
 
     Attributes:
@@ -62,7 +62,7 @@ class Place:
 
     url: str = field(repr=False)
     options: Mapping[str, object] = field(default_factory=dict, repr=False)
-    line: Line | None = field(default=None, compare=False)
+    line: FileLine | None = field(default=None, compare=False)
 
     def open(self) -> Replica:
         """Open the replica; nothing is sent.
@@ -132,7 +132,7 @@ class Folder:
     settings: Settings = field(default_factory=Settings)
     meta_path: Path | None = None
     hidden_meta: bool = True
-    line: Line = field(default=Line("", None), compare=False)
+    line: FileLine = field(default=FileLine("", None), compare=False)
 
     def matches(self, name: str) -> bool:
         """Say whether a file of this name may be one of the databases."""
@@ -204,8 +204,8 @@ class Configuration:
     flush_pause_s: float = 0.5
     warnings: tuple[str, ...] = ()
 
-    def place_of(self, database: str | os.PathLike[str]) -> Place | None:
-        """Return the first replica of a database, whether it is there or not; None for one that is not ours."""
+    def named(self, database: str | os.PathLike[str]) -> Replicated | None:
+        """Return what to do with a database, whether it is there or not; None for one that is not ours."""
         path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
         found = [each for each in self.databases if each.path == path]
         found += (
@@ -214,7 +214,7 @@ class Configuration:
             if folder.matches(path.name)
             and (folder.path == path.parent or (folder.recursive and path.is_relative_to(folder.path)))
         )
-        return found[0].places[0] if found else None
+        return found[0] if found else None
 
 
 @lru_cache
