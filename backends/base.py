@@ -313,6 +313,19 @@ class Backend(ABC):
             return (self.get(*pieces[0]),)
         return tuple(self._executor().map(lambda piece: self.get(*piece), pieces))
 
+    def get_at_once(self, pieces: Sequence[Piece]) -> Sequence[bytes] | None:  # noqa: ARG002 - nothing can be had so
+        """Read many ranges, as `get_ranges`, where that takes no waiting: from a disk of this machine.
+
+        Whoever must not wait long in a call can so spare another thread.
+
+        Returns:
+            The bytes; None where it could take a while, and where only another try can tell.
+
+        Raises:
+            NotFoundError: An object is not there.
+        """
+        return None
+
     def read_ahead(self, pieces: Iterable[Piece], *, ahead: int = 4) -> Iterator[bytes]:
         """Read ranges in order while up to `ahead` further ones are under way.
 

@@ -156,6 +156,13 @@ class RetryingBackend(Backend):
         once_more = replace(self.retry, tries=min(2, self.retry.tries))
         return once_more.run(lambda: next(ways)(pieces))
 
+    def get_at_once(self, pieces: Sequence[Piece]) -> Sequence[bytes] | None:
+        """Read many ranges where that takes no waiting; a retry would."""
+        try:
+            return self.backend.get_at_once(pieces)
+        except UnavailableError:
+            return None
+
     def stage(self, folder: str | os.PathLike[str]) -> AbstractContextManager[BinaryIO]:
         """Open a file to write what a `put` shall take."""
         return self.backend.stage(folder)

@@ -54,8 +54,15 @@ class PageCache:
         self._fronts: WeakValueDictionary[int, Front] = WeakValueDictionary()
         self._lock = ForkedLock()
 
+    def keeps(self, size: int) -> bool:
+        """Whether there is room for pages of a size at all."""
+        return size + _OVERHEAD <= self.max_size
+
     def front(self) -> Front:
-        """Return an empty front, which is emptied when its pages may go. Only pages that `get` gave belong in it."""
+        """Return an empty front, which is emptied when its pages may go.
+
+        Only pages that `get` gave belong in it, and none where there is no room for pages of their size.
+        """
         front = Front()
         with self._lock.now:
             self._fronts[id(front)] = front
@@ -76,6 +83,8 @@ class PageCache:
         with self._lock.now:
             for key, page in pages:
                 self._drop(key)
+                if not self.keeps(len(page)):
+                    continue
                 if _is_kept(key, page):
                     self._inner[key] = page
                     self._inner_size += len(page) + _OVERHEAD
@@ -90,6 +99,8 @@ class PageCache:
 
     def replace(self, key: PageKey, page: bytes) -> None:
         """Keep a page in place of its frame."""
+        if not self.max_size:
+            return
         if _is_kept(key, page) or (frame := self._used.get(key)) is None:
             self.put([(key, page)])
             return
@@ -127,8 +138,9 @@ class PageCache:
         self._empty_fronts()
 
     def _empty_fronts(self) -> None:
-        for front in self._fronts.values():
-            front.clear()
+        for weak in self._fronts.valuerefs():
+            if front := weak():
+                front.clear()
 
     def __contains__(self, key: PageKey) -> bool:
         return key in self._used or key in self._unused or key in self._inner

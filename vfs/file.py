@@ -62,13 +62,14 @@ class ReplicaFile:
         self._poll_interval_s = poll_interval_s
         self._lock_level = _UNLOCKED
         self._front = source.cache.front()
+        self._is_kept = True
         self._fixed: View | None = None
         self.meter = Meter(interrupted)
         self._ahead = ReadAhead(source.pages, self.meter)
         if (at is not None and not _is_latest(at)) or txid is not None:
             self._fixed = source.at(self.meter, time=at, txid=txid)
         self._view = self._fixed or source.latest(poll_interval_s, self.meter, listed=True)
-        self._size = self._view.size
+        self._show(self._view)
         if pin:
             source.keeper.watch(self)
 
@@ -222,13 +223,13 @@ class ReplicaFile:
         pgno, start = offset // page_size + 1, offset % page_size
         if amount == page_size and not start:
             page = self.page(pgno)
-            if page:
+            if page and self._is_kept:
                 self._front[offset] = page
             return page
         last = (offset + amount - 1) // page_size + 1
         whole = b"".join(self.page(each) for each in range(pgno, last + 1))
         found = whole[start : start + amount]
-        if start and last == 1:  # the change counter, which begins every transaction
+        if start and last == 1 and self._is_kept:  # the change counter, which begins every transaction
             self._front[offset] = found
         return found
 
@@ -252,6 +253,7 @@ class ReplicaFile:
         self._front.clear()
         self._ahead.forget()
         self._view, self._size = view, view.size
+        self._is_kept = self.source.cache.keeps(view.page_size)
 
     def _fetch(self, pgno: int, ahead: int = _AHEAD) -> bytes:
         """Return a page, from other files of the same TXID where the first is gone or damaged."""

@@ -1,13 +1,14 @@
 """Reading the pages of a view: the one that is asked for, those that will be, and proof that they are the newest."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
-from backends import Backend, NotFoundError, UnavailableError
+from backends import Backend, BackendError, NotFoundError, Piece, UnavailableError
 from ltx import CorruptError
 from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
@@ -27,10 +28,14 @@ _RUN_PAGES_SIZE = 8 << 20
 _GAP_SIZE = 32 << 10
 """Bytes between wanted frames that are not worth a second request."""
 
+_AT_ONCE_SIZE = 512 << 10
+"""Bytes that are read ahead at most in the thread of whoever runs a query: a disk has them in some milliseconds."""
+
 _GAP_PAGES = 8
 _BATCH_RUNS = 32
 _KNOWN_BETWEEN = 4
 
+_R = TypeVar("_R")
 Frames = Mapping[PageKey, Frame]
 
 _NOTHING = Frame()
@@ -93,7 +98,7 @@ class PageReader:
         if page is None:
             page = self._wait(view, key, ahead, interrupted)
         if view.unverified and (doubts := view.doubts(pgno)):
-            self._waiter.wait(lambda: self._read([], doubts), interrupted)
+            self._look(doubts, interrupted)
             view.trust((pgno,))
         if type(page) is not bytes:
             try:
@@ -152,7 +157,19 @@ class PageReader:
         with suppress(FileError, CorruptError):
             lacking = [pgno for pgno in sorted(pgnos) if self._is_lacking(view, pgno)]
             for runs, doubts in list(_batches(_runs(view, _filled(view, lacking)), view)):
-                self._launch_lacking(view, runs, doubts, interrupted)
+                if not self._is_read_at_once(view, runs, doubts, interrupted):
+                    self._launch_lacking(view, runs, doubts, interrupted)
+
+    def _is_read_at_once(
+        self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
+    ) -> bool:
+        """Read a little ahead without another thread, which would cost more, where there is nothing to wait for."""
+        if sum(run.end - run.start for run in runs) > _AT_ONCE_SIZE:
+            return False
+        try:
+            return self._fetch_at_once(view, runs, doubts, interrupted) is not None
+        except (FileError, BackendError):
+            return True  # whoever wants the page is told
 
     def _is_lacking(self, view: View, pgno: int) -> bool:
         if pgno == view.lock_page:
@@ -176,6 +193,8 @@ class PageReader:
             room = min(self._cache.max_size // 4, _RUN_PAGES_SIZE) // view.page_size
             run = self._cut(view.run_at(key[1], max(1, min(ahead, room)), RUN_SIZE))
             doubts = view.doubts(key[1])
+            if (frames := self._fetch_at_once(view, [run], doubts, interrupted)) is not None:
+                return frames.get(key, _NOTHING)
             with self._lock.now:
                 if (page := self._cache.get(key)) is not None:  # it landed just now
                     return page
@@ -196,6 +215,25 @@ class PageReader:
         """Ask for a page by itself: what went wrong may concern what was asked for together with it."""
         run, doubts = view.run_at(key[1], 1, 1), view.doubts(key[1])
         return self._waiter.wait(lambda: self._fetch(view, [run], doubts), interrupted).get(key, _NOTHING)
+
+    def _fetch_at_once(
+        self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
+    ) -> Frames | None:
+        """Read runs as `_fetch`, in the caller's own thread; None where that could mean to wait."""
+        if self._kept:
+            return None
+        read = self._waiter.at_once(
+            lambda: self._get((*doubts, *runs), self._backend.get_at_once), interrupted
+        )
+        return None if read is None else self._taken(view, runs, _dispelled(doubts, read))
+
+    def _look(self, doubts: Sequence[Doubt], interrupted: Interrupted) -> None:
+        """See that what is in doubt is right."""
+        read = self._waiter.at_once(lambda: self._get(doubts, self._backend.get_at_once), interrupted)
+        if read is None:
+            self._waiter.wait(lambda: self._read([], doubts), interrupted)
+        else:
+            _dispelled(doubts, read)
 
     def _flight(self, key: PageKey) -> _Flight | None:
         flight = self._flights.get(key)
@@ -243,19 +281,31 @@ class PageReader:
                 kept = self._kept.frames(run)
                 frames.update(((run.file.number, pgno), frame) for pgno, frame in kept.items())
             lacking = [part for run in runs if (part := _part_lacking(run, frames))]
-        new = {
-            (run.file.number, pgno): Frame(data[start : start + size])
-            for run, read in zip(lacking, self._read(lacking, doubts), strict=True)
-            for data in (memoryview(read),)
-            for pgno, start, size in run.frames
-            if start < len(data)
-        }
+        new = self._taken(view, lacking, self._read(lacking, doubts))
         if self._kept and new:
             self._waiter.start(partial(self._keep_on_disk, view.page_size, new), lambda: False)
-        frames.update(new)
-        self._cache.put((key, frame) for key, frame in frames.items() if key not in self._cache)
-        view.trust(pgno for _, pgno in frames)
+        if frames:
+            self._keep(view, frames)
+            frames.update(new)
+            return frames
+        return new
+
+    def _taken(self, view: View, runs: Sequence[Run], reads: Sequence[bytes]) -> Frames:
+        """Cut what was read of runs into frames, and keep them."""
+        frames: dict[PageKey, Frame] = {}
+        for run, data in zip(runs, reads, strict=True):
+            number, size = run.file.number, len(data)
+            for pgno, start, length in run.frames:
+                if start < size:
+                    frames[number, pgno] = Frame(data[start : start + length])
+        self._keep(view, frames)
         return frames
+
+    def _keep(self, view: View, frames: Frames) -> None:
+        """Put frames into the cache, and take them for the newest: what was in doubt was right."""
+        cache = self._cache
+        cache.put((key, frame) for key, frame in frames.items() if key not in cache)
+        view.trust(pgno for _, pgno in frames)
 
     def _keep_on_disk(self, page_size: int, frames: Frames) -> None:
         """Keep what is right."""
@@ -269,17 +319,16 @@ class PageReader:
 
     def _read(self, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Sequence[bytes]:
         """Read runs, and see at the same time that what is in doubt about them is right."""
-        parts: list[Run | Doubt] = [*doubts, *runs]
-        if not parts:
-            return ()
+        parts: Sequence[Run | Doubt] = (*doubts, *runs)
+        return _dispelled(doubts, self._get(parts, self._backend.get_ranges)) if parts else ()
+
+    def _get(self, parts: Sequence["Run | Doubt"], get: Callable[[Sequence[Piece]], _R]) -> _R:
+        """Get bytes, and say which file is gone where one is."""
         try:
-            read = self._backend.get_ranges([(each.file.file.key, each.start, each.end) for each in parts])
+            return get([(each.file.file.key, each.start, each.end) for each in parts])
         except NotFoundError as error:
             gone = next((each for each in parts if each.file.file.key == error.key), parts[0])
             raise FileError(gone.file.file, error) from error
-        for doubt, heads in zip(doubts, read, strict=False):
-            _dispel(doubt, heads)
-        return read[len(doubts) :]
 
     def _decoded(self, view: View, key: PageKey, frame: bytes) -> bytes:
         try:
@@ -372,6 +421,13 @@ def _check_commit(view: View, page_one: bytes) -> None:
     raise FileError(
         view.last.file, CorruptError(f"a database of {stated} pages would have {view.commit}", offset=12)
     )
+
+
+def _dispelled(doubts: Sequence[Doubt], read: Sequence[bytes]) -> Sequence[bytes]:
+    """See that what was in doubt is right, and return what was read behind it."""
+    for doubt, heads in zip(doubts, read, strict=False):
+        _dispel(doubt, heads)
+    return read[len(doubts) :]
 
 
 def _dispel(doubt: Doubt, frames: bytes) -> None:

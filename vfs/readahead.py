@@ -338,5 +338,6 @@ class ReadAhead:
         stream.low = stream.left // 2
         self._asked.update(dict.fromkeys(wanted, stream))
         needed = [each for each in besides if 1 <= each <= view.commit]
-        self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
+        if wanted or needed:
+            self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
         self._parent, self._window = self._tree.places.get(pgno, (0, 0))[0], stream.window

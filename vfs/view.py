@@ -16,6 +16,8 @@ from vfs.layers import PageMap
 
 __all__ = ["Doubt", "OpenFile", "Run", "View", "build_view", "extend_view"]
 
+_FEW = 4
+
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class OpenFile:
@@ -211,6 +213,8 @@ class View:
         if place == len(index) or int(index.pgnos[place]) != pgno:
             raise FileError(file.file, CorruptError(f"the page index does not say where page {pgno} is"))
         count = min(max_pages, self.commit + 1 - pgno, len(index) - place)
+        if count <= _FEW and not self.searched:
+            return self._short_run(file, index, place, count, max_size)
         strange = np.flatnonzero(index.pgnos[place : place + count] != np.arange(pgno, pgno + count))
         stop = pgno + (int(strange[0]) if len(strange) else count)
         for each in self._layers[: layer + 1]:
@@ -223,6 +227,21 @@ class View:
             for each, (offset, size) in enumerate(zip(offsets, sizes, strict=True))
         )[: max(1, fitting)]
         return Run(file, start, start + frames[-1][1] + frames[-1][2], frames)
+
+    def _short_run(self, file: OpenFile, index: PageIndex, place: int, count: int, max_size: int) -> Run:
+        """Return a run of a few pages, without the arrays that are worth their making for many."""
+        pgno = int(index.pgnos[place])
+        start, end = index.offset(place), index.offset(place + 1)
+        frames = [(pgno, 0, end - start)]
+        for each in range(1, count):
+            if int(index.pgnos[place + each]) != pgno + each or self._found(pgno + each)[1] is not file:
+                break
+            stop = index.offset(place + each + 1)
+            if stop - start > max_size:
+                break
+            frames.append((pgno + each, end - start, stop - end))
+            end = stop
+        return Run(file, start, end, tuple(frames))
 
     def doubts(self, pgno: int) -> list[Doubt]:
         """Return what must be looked at before a page is known to lie in no newer file than it was found in.

@@ -76,6 +76,18 @@ class Waiter:
         finally:
             del future  # an error's traceback holds this frame: with it, a circle
 
+    def at_once(self, work: Callable[[], _T | None], interrupted: Interrupted) -> _T | None:
+        """Do something here and now, charged and timed like a wait; None where it cannot be done without one."""
+        if not isinstance(interrupted, Meter):
+            return work()
+        began = time.monotonic()
+        with interrupted.stats.charged():
+            done = work()
+        if done is not None:
+            interrupted.waits += 1
+            interrupted.waited_s += time.monotonic() - began
+        return done
+
     def start(self, work: Callable[[], _T], interrupted: Interrupted) -> Future[_T]:
         """Begin to do something in another thread, for whoever it is charged to."""
         if not isinstance(interrupted, Meter):

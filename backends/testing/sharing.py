@@ -28,6 +28,21 @@ class SharingContract(Needs):
             backend.get_ranges([("r/0", 0, 1), ("missing", 0, 1), ("r/1", 0, 1)])
         assert caught.value.key == "missing"
 
+    def test_get_at_once(self, backend: Backend) -> None:
+        """What needs no waiting is the same, and counted the same; else there is no answer, and nothing is sent."""
+        backend.put("k", data := content(5000))
+        before, received = dict(backend.stats.requests), backend.stats.received
+        got = backend.get_at_once([("k", at, at + 200) for at in range(0, 5000, 90)])
+        if got is None:
+            assert dict(backend.stats.requests) == before
+            return
+        assert list(got) == [data[at : at + 200] for at in range(0, 5000, 90)]
+        assert backend.stats.received - received == sum(map(len, got))
+        assert backend.stats.requests["get"] - before.get("get", 0) == len(got)
+        with pytest.raises(NotFoundError) as caught:
+            backend.get_at_once([("k", 0, 1), ("missing", 0, 1)])
+        assert caught.value.key == "missing"
+
     @pytest.mark.parametrize("ahead", [0, 1, 4])
     def test_read_ahead(self, backend: Backend, ahead: int) -> None:
         """Pieces come in order, no more than `ahead` of them too early, and an error in its turn."""

@@ -12,7 +12,7 @@ import vfs
 from tests.interop.peer import Database, Peer
 from tests.test_vfs.origin import number, rows, seen
 
-SECONDS = 18.0
+SECONDS = 14.0
 TOTAL = 100_000
 
 WRITER = """
@@ -98,8 +98,8 @@ def test_four_readers_see_whole_transactions_and_no_errors_while_files_come_and_
         [Database(path, {"path": str(replica)})],
         levels=("500ms", "2s"),
         snapshot_interval="3s",
-        snapshot_retention="10s",
-        l0_retention="10s",  # longer than a transaction without a cache: a state that is gone cannot be read
+        snapshot_retention="4s",
+        l0_retention="4s",  # longer than a transaction: a state that is gone cannot be read
     ):
         deadline = time.monotonic() + 20
         while not list(replica.glob("ltx/*/*.ltx")):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -315,3 +316,28 @@ class TestStaging:
         with LocalBackend(tmp_path / "new").stage(tmp_path) as staged:
             staged.write(b"bytes")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_ranges_are_read_at_once_from_a_disk_and_from_nothing_else(
+    tmp_path: Path, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more files than may be open together, and without a thread."""
+    keys = [f"f/{number}" for number in range(100)]
+    assert backend.get_at_once([("k", 0, 1)]) is None, "there is no folder yet"
+    for key in keys:
+        backend.put(key, key.encode())
+    threads = threading.active_count()
+    assert backend.get_at_once([(key, 2, 9) for key in keys]) == [key[2:].encode() for key in keys]
+    assert threading.active_count() == threads
+    mounts = tmp_path / "mountinfo"
+    device = os.stat(backend.root).st_dev
+    place = f"27 1 {os.major(device)}:{os.minor(device)} / / rw - "
+    monkeypatch.setattr("backends.disks._MOUNTS", mounts)
+    for kind in ("nfs4", "fuse.sshfs", "cifs", "9p"):
+        mounts.write_text(f"26 1 0:21 / /proc rw shared:13 - proc proc rw\n{place}{kind} there rw\n")
+        assert LocalBackend(backend.root).get_at_once([("f/1", 0, 9)]) is None
+        assert LocalBackend(backend.root).get_ranges([("f/1", 0, 9)] * 2) == (b"f/1", b"f/1")
+    mounts.write_text(f"{place}ext4 /dev/vda rw\n")
+    assert LocalBackend(backend.root).get_at_once([("f/1", 0, 9)]) == [b"f/1"]
+    mounts.unlink()
+    assert LocalBackend(backend.root).get_at_once([("f/1", 0, 9)]) is None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import count
+from pathlib import Path
 
 import apsw
 import pytest
@@ -147,6 +148,30 @@ def test_after_a_statement_nothing_more_is_asked_for(reader: Reader, source: Ori
     assert len(reader.gets) == before
     both(reader, source, "SELECT id FROM big LIMIT 100")
     assert len(reader.gets) == before
+
+
+@pytest.mark.parametrize("cache_size", [0, 200_000, 8 * MIB])
+def test_pages_on_a_disk_are_read_by_whoever_asks_for_them(
+    cache_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread would take longer than the read, more so where several query at once."""
+    handed_over: list[object] = []
+    with origin(tmp_path, f"file://{tmp_path}/replica", page_size=1024) as disk:
+        disk.commit(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, b)",
+            "INSERT INTO t SELECT value, randomblob(900) FROM generate_series(1, 1000)",
+        )
+        disk.commit("UPDATE t SET b = randomblob(800) WHERE id % 90 = 0")
+        monkeypatch.setattr("vfs.open_files.WHOLE_SIZE", 0)  # both stay unverified: there is doubt to dispel
+        with closing(vfs.connect(disk.url, poll_interval=3600, cache_size=cache_size)) as db:
+            db.execute("PRAGMA cache_size = 0")
+            monkeypatch.setattr("vfs.waiting._Workers.submit", lambda _, work: handed_over.append(work))
+            for row in range(1, 1001, 7):
+                sql = f"SELECT b FROM t WHERE id = {row}"
+                assert rows(db, sql) == rows(disk.connection, sql)
+            sql = "SELECT sum(length(b)), max(b) FROM t WHERE id < 400"
+            assert rows(db, sql) == rows(db, sql) == rows(disk.connection, sql)
+    assert not handed_over
 
 
 def test_an_error_far_ahead_is_told_when_its_page_is_wanted(reader: Reader, source: Origin) -> None:
