@@ -1,27 +1,26 @@
 """What a replica has, as a table of page hashes beside the database: found, believed only if it fits, or made anew."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from backends import NotFoundError, UnavailableError
 from ltx.errors import CorruptError, ReplicaError, UnsupportedVersionError
-from ltx.format import CHECKSUM_SIZE, Decoder, Header
-from ltx.replica.apply import FileError, decoded, pages_between
+from ltx.format import CHECKSUM_SIZE, Header
+from ltx.replica.apply import FileError, decoded
 from ltx.replica.files import LTXFile
 from ltx.replica.lineage import meta_folder
 from ltx.replica.plan import make_plan
 from ltx.replica.replica import Replica
+from ltx.replication.hashes import hashed, write_hashes
 from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
 
 __all__ = [
     "checksum_at",
     "ensure_table",
-    "hashed",
     "published_txid",
     "says_the_same",
     "table_path_of",
-    "write_hashes",
 ]
 
 
@@ -114,26 +113,3 @@ def _rebuild(table_path: Path, replica: Replica, files: Sequence[LTXFile], txid:
     finally:
         if writer:
             writer.close()
-
-
-def hashed(decoder: Decoder) -> Iterator[tuple[int, bytes]]:
-    """Yield the page numbers of a file, and the hashes of its pages."""
-    for pgno, page in decoder:
-        yield pgno, page_hash(page)
-
-
-def write_hashes(
-    header: Header, hashes: Iterable[tuple[int, bytes]], before: Header | None, writer: TableWriter
-) -> None:
-    """Write down the pages of one file, which must fit the one before it: else no restore could use it."""
-    old_commit, grown = before.commit if before else 0, 0
-    if before and header.page_size != before.page_size:
-        raise CorruptError(f"pages of {header.page_size} bytes after pages of {before.page_size}", offset=8)
-    for pgno, digest in hashes:
-        writer.put(pgno, digest)
-        grown += pgno > old_commit
-    if grown != pages_between(old_commit, header):
-        raise CorruptError(
-            f"the database grows from {old_commit} to {header.commit} pages, and some are missing"
-        )
-    writer.resize(header.commit)

@@ -8,7 +8,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +31,11 @@ from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
 from ltx.replication.source import MovedError, PinnedDatabase
+from ltx.replication.status import Status
 from ltx.replication.table import open_table
 from ltx.replication.upload import Uploader
 
-__all__ = ["Database", "Settings", "Status"]
+__all__ = ["Database", "Settings"]
 
 _TRIES = 8
 _STUCK_S = 10
@@ -67,37 +68,6 @@ class Settings:
     folder: Path | None = None
     restore: bool = False
     wal: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is known of one replicated database.
-
-    Attributes:
-        path: The database.
-        state: "replicating", "waiting" for a storage or a database, or "stopped" by a conflict.
-        mode: Its journal mode as far as it matters: "wal" or "rollback"; "" where it is not open.
-        txid: The last transaction captured.
-        wal_frames: Frames in the WAL.
-        wal_frames_done: How many of them are in the database file.
-        replicas: For each replica its URL, its last transaction, what it lags behind, and its last error.
-        error: The last error in reading the database.
-        checkpoints: How many checkpoints got through.
-        longest_barrier_s: For how long writers were kept out at most.
-        compared: How often the whole database was compared.
-    """
-
-    path: str
-    state: str
-    mode: str
-    txid: int
-    wal_frames: int
-    wal_frames_done: int
-    replicas: Sequence[Mapping[str, object]]
-    error: str | None
-    checkpoints: int
-    longest_barrier_s: float
-    compared: int
 
 
 class Database:

@@ -8,8 +8,7 @@ that one bring it up to date. So a file goes only when the table has gone past i
 import os
 import secrets
 import threading
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from ltx.format import NO_CHECKSUM, TXID, Decoder, Encoder, Header, file_name, p
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import hashed, says_the_same, write_hashes
+from ltx.replication.baseline import says_the_same
 from ltx.replication.capture import Captured
 from ltx.replication.difference import WAL_OFFSET, stage_difference
+from ltx.replication.hashes import PageHashes, hashed, write_hashes
 from ltx.replication.source import PinnedDatabase
-from ltx.replication.table import HASH_SIZE, TableWriter, open_table, page_hash, sweep
+from ltx.replication.table import TableWriter, open_table, sweep
 from ltx.sqlite import sync_folder
 
 __all__ = ["Line", "StagedFile"]
@@ -58,27 +58,6 @@ class StagedFile:
     path: Path
 
 
-class _Hashes:
-    """The hashes of the pages of one file, kept from when it was written until the table has them."""
-
-    def __init__(self, header: Header) -> None:
-        self.header = header
-        self._pgnos, self._hashes = array("I"), bytearray()
-
-    def passing(self, pages: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        for pgno, page in pages:
-            self._pgnos.append(pgno)
-            self._hashes += page_hash(page)
-            yield pgno, page
-
-    def __len__(self) -> int:
-        return len(self._pgnos)
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        for place, pgno in enumerate(self._pgnos):
-            yield pgno, bytes(self._hashes[place * HASH_SIZE : (place + 1) * HASH_SIZE])
-
-
 class Line:
     """What was captured of one database. One thread captures; any may read.
 
@@ -94,7 +73,7 @@ class Line:
         self._table_txid = 0
         self._waiting = 0
         self._files: list[StagedFile] = []
-        self._hashes: dict[TXID, _Hashes] = {}
+        self._hashes: dict[TXID, PageHashes] = {}
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -182,15 +161,19 @@ class Line:
             flags=NO_CHECKSUM,
             wal_offset=WAL_OFFSET,
         )
-        hashes = _Hashes(header)
-        file = self._write(0, Encoder(header, hashes.passing(captured.pages())))
+        hashes = PageHashes(header)
+        is_big = captured.page_count > _ROLL_PAGES  # then it is read again for them, in bounded memory
+        pages = captured.pages() if is_big else hashes.passing(captured.pages())
+        file = self._write(0, Encoder(header, pages))
         self._add(file)
-        self._hashes[txid] = hashes
+        if not is_big:
+            self._hashes[txid] = hashes
         self._waiting += file.size
         if (
-            txid - self._table_txid >= _ROLL_COUNT
+            is_big
+            or txid - self._table_txid >= _ROLL_COUNT
             or self._waiting > _ROLL_AT
-            or sum(map(len, self._hashes.values())) > _ROLL_PAGES
+            or sum(each.count for each in self._hashes.values()) > _ROLL_PAGES
         ):
             self.roll()
         return file
@@ -266,7 +249,8 @@ class Line:
             before: Header | None = None
             try:
                 for staged in files:
-                    header, found = _hashes_of(staged, hashes)
+                    kept = hashes.get(staged.max_txid)
+                    header, found = (kept.header, kept) if kept else _hashed(staged)
                     if writer is None:
                         commit = known.commit if known else header.commit
                         writer = TableWriter(self.table_path, header.page_size, commit)
@@ -382,12 +366,8 @@ class Line:
         )
 
 
-def _hashes_of(
-    staged: StagedFile, kept: Mapping[TXID, _Hashes]
-) -> tuple[Header, Iterable[tuple[int, bytes]]]:
-    """Return a file's header and the hashes of its pages: those that were kept, else from the file."""
-    if (found := kept.get(staged.max_txid)) is not None:
-        return found.header, found
+def _hashed(staged: StagedFile) -> tuple[Header, Iterable[tuple[int, bytes]]]:
+    """Return a file's header, and the hashes of its pages as they are read."""
     decoder = Decoder(_pieces(staged.path))
     return decoder.header, hashed(decoder)
 
