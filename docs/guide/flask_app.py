@@ -1,15 +1,17 @@
 """Yesterday's ratings beside today's: a Flask application that reads nothing but a replica.
 
-pip install flask 'ltx[sqlalchemy]'
+pip install flask '.[sqlalchemy]'    # in a checkout
 RATINGS_REPLICA=s3://bucket/app flask --app docs/guide/flask_app run
 """
 
 import os
+import sys
 
 from flask import Flask, Response, jsonify, render_template_string, request
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
+import ltx
 import vfs
 
 CHANGES = text("""
@@ -39,7 +41,9 @@ def create_app(replica: str = "") -> Flask:
         replica: The replica's URL; "" takes it from RATINGS_REPLICA. Credentials come from the environment.
     """
     app = Flask(__name__)
-    url = replica or os.environ["RATINGS_REPLICA"]
+    url = replica or os.environ.get("RATINGS_REPLICA")
+    if not url:
+        sys.exit("set RATINGS_REPLICA to a replica with a table sandwich_ratings, such as s3://bucket/app")
     engine = create_engine(URL.create("sqlite+litestream", query={"replica_url": url}))
 
     @app.get("/")
@@ -68,6 +72,8 @@ def create_app(replica: str = "") -> Flask:
     @app.errorhandler(OperationalError)
     def is_not_there(error: OperationalError) -> tuple[str, int]:
         """Answer a time before all that is kept, or a storage that does not answer: the text says which."""
+        if error.orig and isinstance(error.orig.__cause__, ltx.NotReachableError):
+            return f"{error.orig}\nAsk for another moment, such as /?before=5+minutes+ago\n", 404
         return f"{error.orig}\n", 503
 
     return app

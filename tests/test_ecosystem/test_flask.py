@@ -57,5 +57,13 @@ def test_a_wrong_time_is_answered_with_what_is_wrong(client: FlaskClient) -> Non
     none = client.get("/?before=when")
     assert (none.status_code, "not a time: 'when'" in none.text) == (400, True)
     gone = client.get("/")  # a day ago there was nothing
-    assert (gone.status_code, "is before all that is kept" in gone.text) == (503, True)
+    assert (gone.status_code, "is before all that is kept" in gone.text) == (404, True)
+    assert "Ask for another moment, such as /?before=5+minutes+ago" in gone.text
+    assert client.get("/?before=5+minutes+ago").status_code == 404  # it is younger still
     assert client.get("/?before=now").status_code == 200
+
+
+def test_without_a_replica_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RATINGS_REPLICA", raising=False)
+    with pytest.raises(SystemExit, match="set RATINGS_REPLICA to a replica"):
+        runpy.run_path(str(EXAMPLE))["create_app"]()
