@@ -221,11 +221,9 @@ class View:
             stop = each.same(pgno, stop)
         offsets, sizes = index.frames(place, place + stop - pgno)
         start = int(offsets[0])
-        fitting = int(np.searchsorted(offsets + sizes, np.uint64(start + max_size), side="right"))
-        frames = tuple(
-            (pgno + each, int(offset) - start, int(size))
-            for each, (offset, size) in enumerate(zip(offsets, sizes, strict=True))
-        )[: max(1, fitting)]
+        fitting = max(1, int(np.searchsorted(offsets + sizes, np.uint64(start + max_size), side="right")))
+        starts = (offsets[:fitting] - np.uint64(start)).tolist()
+        frames = tuple(zip(range(pgno, stop), starts, sizes.tolist(), strict=False))
         return Run(file, start, start + frames[-1][1] + frames[-1][2], frames)
 
     def _short_run(self, file: OpenFile, index: PageIndex, place: int, count: int, max_size: int) -> Run:

@@ -10,11 +10,11 @@ from weakref import WeakKeyDictionary
 
 import apsw
 
-from vfs.cache import PageKey
 from vfs.disk_cache import DIR_VARIABLE
 from vfs.errors import coded
 from vfs.file import ReplicaFile
 from vfs.serve.arena import Arena, Place, Segment
+from vfs.serve.places import Places, Scan
 from vfs.serve.protocol import Operation, Reader, error_reply, frame, numbers, state
 from vfs.source import DEFAULT_CACHE_SIZE, Source
 from vfs.sqlite import number, open_file
@@ -23,6 +23,15 @@ __all__ = ["Session"]
 
 _FIRST_PLACES, _MOST_PLACES = 16, 4096
 """How many places of pages that are at hand go with an answer."""
+
+_MOST_SCANS = 8
+"""Scans whose next page is remembered: one of them, an interior page, another one, and the first goes on."""
+
+_LONG_WINDOW = 4 * _FIRST_PLACES
+"""From which on a scan goes on while its client is busy; a look at a few pages needs nothing ahead."""
+
+_AT_ONCE = 128
+"""Pages that are prepared between two looks whether the client asks for something."""
 
 _ARENA_SHARE = 0.75
 """Of `cache_size`; the rest keeps what was read ahead until a client wants it."""
@@ -45,8 +54,7 @@ class Session:
         self._file: ReplicaFile | None = None
         self._arena = Arena(0)
         self._known: dict[int, Segment] = {}
-        self._next = 0
-        self._most = _FIRST_PLACES
+        self._scans: dict[int, Scan] = {}
         self._answers: dict[Operation, Callable[[Reader], tuple[bytes, list[int]]]] = {
             Operation.OPEN: self._open,
             Operation.LOCK: self._lock,
@@ -63,6 +71,8 @@ class Session:
                     self._file.xUnlock(apsw.SQLITE_LOCK_NONE)
                 if operation in self._answers:
                     self._send(*self._answer(operation, payload))
+                if operation is Operation.READ and self._scans:
+                    self._prepare()
 
     def _answer(self, operation: Operation, payload: Reader) -> tuple[bytes, list[int]]:
         try:
@@ -91,6 +101,7 @@ class Session:
         parameters["cache_size"] = str(size - shared)
         self._file = open_file(label, parameters, self._is_called_off)
         self._arena = _arenas.setdefault(self._file.source, Arena(shared))
+        self._placed = Places(self._file, self._arena)
         _kept[:] = [self._file.source]  # whoever comes next finds its pages
         return state(self._file), []
 
@@ -104,16 +115,30 @@ class Session:
         return state(self._opened) + told, []
 
     def _read(self, payload: Reader) -> tuple[bytes, list[int]]:
-        first = payload.u32()
-        self._most = min(2 * self._most, _MOST_PLACES) if first == self._next else _FIRST_PLACES
-        place = self._at_hand(first)
-        if place is None and first == self._next:
-            self._start_ahead(first)
-        places = [place or self._fetched(first)]
-        while len(places) < self._most and (place := self._at_hand(first + len(places))):
-            places.append(place)
-        self._next = first + len(places)
-        return self._tell(first, places)
+        first, places = payload.u32(), self._placed
+        scan = self._scans.pop(first, None)
+        if scan is None:
+            scan = Scan(_FIRST_PLACES)
+        else:
+            scan.window = min(2 * scan.window, _MOST_PLACES)
+            places.ask_ahead(scan, first)
+        most = scan.window
+        found = places.at_hand(first, most) or [places.one(first), *places.at_hand(first + 1, most - 1)]
+        self._scans[first + len(found)] = scan
+        if len(self._scans) > _MOST_SCANS:
+            del self._scans[next(iter(self._scans))]
+        return self._tell(first, found)
+
+    def _prepare(self) -> None:
+        """Bring the pages that follow to where the client finds them, until it asks for something."""
+        first, scan = next(reversed(self._scans.items()))
+        done = 0
+        with suppress(Exception):  # whoever asks for a page is told what is wrong with it
+            if scan.window >= _LONG_WINDOW:
+                self._placed.ask_ahead(scan, first)
+                while done < scan.window and not self._is_called_off():
+                    there = len(self._placed.at_hand(first + done, _AT_ONCE))
+                    done += there if there == _AT_ONCE else scan.window
 
     def _tell(self, first: int, places: list[Place]) -> tuple[bytes, list[int]]:
         """Tell where pages lie, and which segments are new to the client, or used no more."""
@@ -131,45 +156,6 @@ class Session:
         words += [first, len(places)]
         told = [segment.number << 32 | offset for segment, offset in places]
         return numbers("I", words) + numbers("Q", told), [segment.fd for segment in new.values()]
-
-    def _start_ahead(self, first: int) -> None:
-        """Begin to read the pages from here on: the client reads them in order, and asks for few of them."""
-        file = self._opened
-        most = file.source.pages.most_ahead_size // file.view.page_size
-        wanted = range(first, min(first + min(self._most, most), file.view.commit + 1))
-        lacking = [pgno for pgno in wanted if not self._is_placed(pgno)]
-        file.source.pages.start(file.view, lacking, file.meter)
-
-    def _is_placed(self, pgno: int) -> bool:
-        key = self._key(pgno)
-        return key is not None and self._arena.find(key) is not None
-
-    def _fetched(self, pgno: int) -> Place:
-        """Return where a page lies that was not anywhere yet."""
-        page = self._opened.page(pgno)
-        return self._arena.put(self._key(pgno) or object(), page)
-
-    def _at_hand(self, pgno: int) -> Place | None:
-        """Return where a page lies if that takes no request to the storage; None beyond the end too."""
-        file = self._opened
-        key = self._key(pgno) if 1 <= pgno <= file.view.commit else None
-        if key is None:
-            return None
-        place = self._arena.find(key)
-        # What was read ahead is decoded only now: what turns out to be damaged is told when it is asked for.
-        if place is None and pgno > 1:  # page 1 is not what is kept
-            page = file.source.pages.known(file.view, pgno)
-            place = None if page is None else self._arena.put(key, page)
-        return place
-
-    def _key(self, pgno: int) -> PageKey | None:
-        """Return what a page is known by, if finding it takes no request."""
-        view = self._opened.view
-        if pgno == view.lock_page:
-            return 0, pgno
-        if pgno == 1:  # it says which TXID is seen, and how many pages there are
-            return -1 - view.lineage, view.txid
-        return self._opened.source.located(view, pgno)
 
     @property
     def _opened(self) -> ReplicaFile:
