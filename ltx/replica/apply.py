@@ -11,7 +11,16 @@ from ltx.errors import CorruptError, LTXError, UnsupportedVersionError
 from ltx.format import Decoder, Header, lock_page
 from ltx.replica.files import LTXFile
 
-__all__ = ["FAULTS", "FileError", "Progress", "apply_files", "check_name", "decoded", "pages_between"]
+__all__ = [
+    "FAULTS",
+    "FileError",
+    "Progress",
+    "apply_files",
+    "check_name",
+    "damaged_file",
+    "decoded",
+    "pages_between",
+]
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all; the first call has done = 0."""
@@ -50,6 +59,14 @@ class FileError(LTXError):
             return UnsupportedVersionError(f"{self.file.key}: {self.reason}")
         text = f"{self.file.key} is damaged, and no other files hold the same: {self.reason.args[0]}"
         return type(self.reason)(text, offset=self.reason.offset)
+
+
+def damaged_file(error: BaseException) -> LTXFile | None:
+    """Return which file an error is about that `FileError.public` gave; None where it is about none, or it is gone."""
+    cause = error.__cause__
+    return (
+        cause.file if isinstance(cause, FileError) and not isinstance(cause.reason, NotFoundError) else None
+    )
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -38,6 +38,7 @@ class Compacted:
         page_count: Pages in it.
         inputs: What it was made of.
         is_new: False where an equal file was there already.
+        passed_over: Keys of files that were damaged or gone, and that it did without.
     """
 
     file: LTXFile
@@ -45,6 +46,7 @@ class Compacted:
     page_count: int
     inputs: tuple[LTXFile, ...]
     is_new: bool
+    passed_over: tuple[str, ...] = ()
 
 
 def compact(
@@ -147,8 +149,8 @@ def snapshot(
                     pile.add(item)
                 return pile.stage()
 
-            staged, _, _ = replica.use(plan, stage, or_newer=True)
-            return _publish(replica, SNAPSHOT_LEVEL, staged)
+            staged, _, passed_over = replica.use(plan, stage, or_newer=True)
+            return replace(_publish(replica, SNAPSHOT_LEVEL, staged), passed_over=passed_over)
 
     return _again(attempt, None)
 

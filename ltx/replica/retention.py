@@ -125,6 +125,10 @@ class Verified:
             self._found[identity] = _read(backend, file)
         return self._found[identity]
 
+    def note(self, fault: Fault) -> None:
+        """Let a file count as damaged that somebody else found to be so."""
+        self._found[_identity(fault.file)] = fault
+
     def forget_all_but(self, files: Sequence[LTXFile]) -> None:
         """Forget files that are gone."""
         for identity in self._found.keys() - {_identity(file) for file in files}:

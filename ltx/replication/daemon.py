@@ -113,7 +113,7 @@ class Daemon:
             entry.pushes[id(uploader)] = Task(partial(self._push, entry, uploader), pool)
             if database.settings.upkeep.enabled:
                 upkeep = Maintenance(uploader, database.folder, database.settings.upkeep)
-                entry.upkeep.append(Task(partial(self._maintain, upkeep), pool))
+                entry.upkeep.append(Task(partial(self._maintain, entry, uploader, upkeep), pool))
         real = database.path.resolve()
         entry.sides = tuple(f"{real}{side}" for side in ("", "-wal", "-journal"))
         with self._lock:
@@ -315,8 +315,13 @@ class Daemon:
             return 60.0
         return max(0.05, min(30.0, uploader.not_before - time.monotonic())) if uploader.error else 0.2
 
-    def _maintain(self, upkeep: Maintenance) -> float:
-        return 60.0 if self._stopping.is_set() else upkeep.run()
+    def _maintain(self, entry: _Entry, uploader: Uploader, upkeep: Maintenance) -> float:
+        if self._stopping.is_set():
+            return 60.0
+        delay_s = upkeep.run()
+        if uploader.error is None and not uploader.is_current:  # something is to be made up for
+            self._scheduler.poke(entry.pushes[id(uploader)])
+        return delay_s
 
     def _flush(self, database: Database, until: float) -> bool:
         """Bring everything to the replicas, for as long as there is time; then let go of the database."""

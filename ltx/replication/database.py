@@ -321,11 +321,7 @@ class Database:
         for uploader in self.uploaders:
             if uploader.stopped or (too_many and uploader.error is not None):
                 continue  # it gets a snapshot when it is back
-            snapshot = self.line.snapshot
-            if uploader.needs_snapshot:
-                limit = min(limit, snapshot.max_txid if snapshot else limit)
-            else:
-                limit = min(limit, uploader.txid or 0)
+            limit = min(limit, uploader.needed_from)
         self.line.prune(limit)
 
     def _let_go(self) -> None:

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from backends import BackendError
+from ltx.errors import LTXError
 from ltx.replica.compaction import LocalFiles, compact, snapshot
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.levels import LevelPolicy, due_levels, newest_times, next_due, window_start
 from ltx.replica.retention import RetentionPolicy, Verified, retain
 from ltx.replication.failures import log_failure
+from ltx.replication.soundness import Soundness
 from ltx.replication.upload import Uploader
 
 __all__ = ["Maintenance", "Upkeep"]
@@ -56,6 +59,7 @@ class Maintenance:
         self._last: dict[int, datetime] | None = None
         self._made: dict[int, int] = {}
         self._verified = Verified()
+        self._soundness = Soundness(uploader, self._verified)
         self._began_ms = time.time_ns() // 1_000_000
         self._retain_until = self._next_retain = 0.0
 
@@ -66,46 +70,74 @@ class Maintenance:
             return min(_LONGEST_S / 4, self._upkeep.check_s)
         now = datetime.now(UTC)
         try:
+            if self._soundness.is_made_up_for:
+                self._soundness.files()
             self._merge(now, uploader.txid)
             if self._upkeep.deletes:
                 self._retain()
         except Exception as error:  # noqa: BLE001 - else nobody would hear that the replica only grows
-            if str(error) != str(uploader.upkeep_error):
-                log_failure("upkeep failed", error, replica=uploader.replica.url)
-            uploader.upkeep_error = error
-            return _LONGEST_S
-        uploader.upkeep_error = None
+            if not self._is_damage(error):
+                if str(error) != str(uploader.upkeep_error):
+                    log_failure("upkeep failed", error, replica=uploader.replica.url)
+                uploader.upkeep_error = error
+                return min(_LONGEST_S, self._upkeep.check_s)
+        uploader.upkeep_error = self._soundness.problem
         due_s = (next_due(self._upkeep.levels, now) - now).total_seconds()
         return min(_LONGEST_S, self._upkeep.check_s, max(0.05, due_s))
 
+    def _is_damage(self, error: Exception) -> bool:
+        try:
+            return self._soundness.note(error)
+        except BackendError:  # it cannot be told now
+            return False
+
     def _merge(self, now: datetime, txid: int) -> None:
-        replica, policy = self._uploader.replica, self._upkeep.levels
+        policy, soundness = self._upkeep.levels, self._soundness
         if self._last is None:
-            known: Mapping[int, datetime] = newest_times(replica, replica.files())
+            files = soundness.readable(soundness.files())
+            known: Mapping[int, datetime] = newest_times(self._uploader.replica, files)
             self._last = dict(known)
-        local = LocalFiles(self._folder / "ltx" / "0")
-        newest_ms = max(self._began_ms, self._uploader.newest_ms)
+        failed: LTXError | None = None
         for level in due_levels(policy, self._last, now):
             self._last[level] = now
-            if self._made.get(level) == txid:
-                continue
-            if level == SNAPSHOT_LEVEL:
-                snapshot(replica, folder=self._folder)
+            if self._made.get(level) != txid:
+                try:
+                    self._make(level, now, txid)
+                except LTXError as error:  # the other levels may well do without what is damaged
+                    failed = failed or error
+        if failed:
+            raise failed
+
+    def _make(self, level: int, now: datetime, txid: int) -> None:
+        replica, policy, soundness = self._uploader.replica, self._upkeep.levels, self._soundness
+        listed = soundness.files()
+        if level == SNAPSHOT_LEVEL:
+            made = snapshot(replica, files=soundness.readable(listed), folder=self._folder)
+            soundness.note_passed_over(made.passed_over if made else (), listed)
+            self._made[level] = txid
+        else:
+            start = window_start(now, policy.interval(level))
+            compact(
+                replica,
+                level,
+                policy=policy,
+                before=start,
+                files=soundness.readable(listed, but=level),
+                local=LocalFiles(self._folder / "ltx" / "0"),
+                folder=self._folder,
+                now=now,
+            )
+            newest_ms = max(self._began_ms, self._uploader.newest_ms)
+            if newest_ms < start.timestamp() * 1000:  # else some of it is for the next time
                 self._made[level] = txid
-            else:
-                start = window_start(now, policy.interval(level))
-                compact(
-                    replica, level, policy=policy, before=start, local=local, folder=self._folder, now=now
-                )
-                if newest_ms < start.timestamp() * 1000:  # else some of it is for the next time
-                    self._made[level] = txid
-            kept_for = self._upkeep.retention.level0 or timedelta(0)
-            self._retain_until = time.monotonic() + kept_for.total_seconds() + 3 * self._upkeep.check_s
+        kept_for = self._upkeep.retention.level0 or timedelta(0)
+        self._retain_until = time.monotonic() + kept_for.total_seconds() + 3 * self._upkeep.check_s
 
     def _retain(self) -> None:
         now = time.monotonic()
         if now >= self._next_retain and now < self._retain_until:
             found = retain(self._uploader.replica, self._upkeep.retention, verified=self._verified)
+            self._soundness.note_faults(found.faults)
             if found.deleted:
                 log.info("pruned", extra={"replica": self._uploader.replica.url, "files": len(found.deleted)})
             self._next_retain = now + self._upkeep.check_s

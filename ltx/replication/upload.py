@@ -1,5 +1,6 @@
 """From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from ltx.replication.line import Line, StagedFile
 __all__ = ["Uploader"]
 
 _LONGEST_PAUSE_S = 30
+log = logging.getLogger("ltx")
 
 
 class Uploader:
@@ -28,9 +30,8 @@ class Uploader:
     Attributes:
         replica: The replica.
         txid: The last transaction that it has; None until it was asked.
-        needs_snapshot: Whether it lacks files that are not here any more.
         error: The last error; None since it works.
-        upkeep_error: The last error in keeping it small; None since that works.
+        upkeep_error: The last error in keeping it small, or what upkeep found damaged; None since all is well.
         late: Whether it did not answer all that was asked when we began: then what it has may be ahead of us, and no
             conflict.
         newest_ms: The time of the newest transaction that was uploaded; 0 for none yet.
@@ -45,14 +46,15 @@ class Uploader:
     def __init__(self, replica: Replica, line: Line, identity: Identity) -> None:
         self.replica = replica
         self.txid: TXID | None = None
-        self.needs_snapshot = self.late = False
+        self.late = False
         self.error: Exception | None = None
         self.upkeep_error: Exception | None = None
         self.not_before = 0.0
         self.newest_ms = 0
         self._line, self._identity = line, identity
         self._pause_s = 0.0
-        self._announced = False
+        self._announced = self._lacks = self._doubted = False
+        self._heal_from: int | None = None
         self._lock = threading.Lock()
 
     @property
@@ -60,19 +62,49 @@ class Uploader:
         """Whether it will never go on by itself: somebody else writes there."""
         return isinstance(self.error, ConflictError)
 
+    def doubt(self) -> None:
+        """Let the next push look what the replica has: it is not what we put there."""
+        self._doubted = True
+
+    def heal(self, txid: int) -> None:
+        """Let a snapshot be made that makes up for what is damaged or missing there.
+
+        Args:
+            txid: The first transaction with which it may end.
+        """
+        self._heal_from = max(txid, self._heal_from or 0)
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """Whether the replica lacks files that are not here any more, or has damaged ones."""
+        return self._lacks or self._heal_from is not None
+
     @property
     def wants_snapshot(self) -> bool:
         """Whether a snapshot should be made for it now: it answers, and none lies here."""
-        if not self.needs_snapshot or self.error is not None:
+        if self.error is not None or not (self._lacks or self._can_heal):
             return False
         staged = self._line.snapshot
-        return staged is None or staged.max_txid <= (self.txid or 0)
+        wanted = (self.txid or 0) + 1 if self._lacks else self._heal_from or 0
+        return staged is None or staged.max_txid < wanted
+
+    @property
+    def _can_heal(self) -> bool:
+        return self._heal_from is not None and self._heal_from <= self._line.txid
+
+    @property
+    def needed_from(self) -> int:
+        """The TXID from which on files are still to be kept here for it; what ends before it may go."""
+        staged, txid = self._line.snapshot, self.txid or 0
+        if self._lacks:
+            return staged.max_txid if staged else self._line.txid
+        return min(txid, staged.max_txid) if staged and self._can_heal else txid
 
     @property
     def is_current(self) -> bool:
         """Whether the replica has everything that was captured."""
-        current = self.txid is not None and self.txid >= self._line.txid
-        return current and self.error is None and not self.needs_snapshot
+        current = self.txid is not None and self.txid >= self._line.txid and not self._doubted
+        return current and self.error is None and not self._lacks and not self._can_heal
 
     @property
     def status(self) -> Mapping[str, object]:
@@ -111,7 +143,7 @@ class Uploader:
             known = self._line.matches(self.replica, newest, checksum)
         if txid > self._line.txid or known is False:
             raise self._conflict(f"its TXID {format_txid(txid)} is not ours")
-        self.needs_snapshot = known is None or self._line.pending(txid) is None
+        self._lacks = known is None or self._line.pending(txid) is None
         self.txid = txid
 
     def last_writer(self) -> Writer | None:
@@ -144,21 +176,41 @@ class Uploader:
             return self.is_current
 
     def _push(self) -> None:
-        if self.txid is None or self.error is not None:
+        if self.txid is None or self.error is not None or self._doubted:
             # What happened there since the last success is not known: a put whose answer was lost may have landed.
+            if self._doubted:
+                self._doubted = self._announced = False
             self.attach(*self.look()[1:])
         assert self.txid is not None
-        if self.needs_snapshot:
+        if self._lacks:
             staged = self._line.snapshot
             if staged is None or staged.max_txid <= self.txid:
                 return
             self._put(staged)
-            self.txid, self.needs_snapshot = staged.max_txid, False
+            self.txid, self._lacks = staged.max_txid, False
+            self._healed(self._heal_from, staged)
         while files := self._line.pending(self.txid):
             for file in files:
                 self._put(file)
                 self.txid = file.max_txid
-        self.needs_snapshot = self._line.pending(self.txid) is None
+        self._lacks = self._line.pending(self.txid) is None
+        self._heal()
+
+    def _heal(self) -> None:
+        wanted, staged = self._heal_from, self._line.snapshot
+        if wanted is None or self._lacks or staged is None or staged.max_txid < wanted:
+            return
+        try:
+            self._put(staged)
+        except ConflictError:  # one that upkeep made has its name, or the damaged one: another name, then
+            self._heal_from = staged.max_txid + 1
+        else:
+            self._healed(wanted, staged)
+
+    def _healed(self, wanted: int | None, staged: StagedFile) -> None:
+        if wanted is not None and staged.max_txid >= wanted and self._heal_from == wanted:
+            self._heal_from = None
+            log.info("is whole again", extra={"replica": self.replica.url, "txid": staged.max_txid})
 
     def _put(self, file: StagedFile) -> None:
         if not self._announced and not self.txid and self.replica.backend.capabilities.put_if_absent:

@@ -1,0 +1,181 @@
+"""A replica in which something is damaged, or that somebody else deletes in, becomes whole again while we run."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import ltx
+from ltx import Replica
+from ltx.replica.compaction import compact, snapshot
+from ltx.replica.levels import LevelPolicy
+from ltx.replica.retention import RetentionPolicy
+from ltx.replication.daemon import Daemon
+from ltx.replication.database import Database, Settings
+from ltx.replication.maintenance import Upkeep
+from tests.support.databases import connected, fill, image, make
+from tests.support.replicating import eventually, restored
+
+_SECOND = timedelta(seconds=1)
+OFTEN = Upkeep(
+    LevelPolicy((_SECOND, _SECOND), timedelta(days=365)),
+    RetentionPolicy(level0=timedelta(seconds=0.2)),
+    check_s=0.1,
+)
+SNAPSHOTS_OFTEN = Upkeep(LevelPolicy((timedelta(days=365),), _SECOND), check_s=0.1)
+
+
+class World:
+    """A database and its replica."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.url, self.out = make(folder / "a.db"), folder / "replica", folder / "out.db"
+        self.replica = Replica.open(str(self.url))
+
+    def commit(self) -> None:
+        with connected(self.path) as db:
+            fill(db, 3)
+
+    def publish(self, count: int) -> None:
+        """Commit and upload so many transactions. What is uploaded is then not kept here any more."""
+        database = Database(self.path, [self.replica], Settings())
+        for _ in range(count):
+            self.commit()
+            database.sync()
+            assert database.uploaders[0].push()
+        database.close()
+
+    @contextmanager
+    def running(self, upkeep: Upkeep) -> Iterator[Database]:
+        database = Database(self.path, [self.replica], Settings(sync_interval_s=0.02, upkeep=upkeep))
+        daemon = Daemon([database])
+        daemon.start()
+        try:
+            yield database
+        finally:
+            assert daemon.stop()
+
+    def keys(self) -> set[str]:
+        return {file.key for file in self.replica.files()}
+
+    def damage(self, key: str) -> None:
+        path = self.url / key
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+    def is_whole(self) -> bool:
+        try:
+            return restored(str(self.url), self.out) == image(self.path)
+        except ltx.CorruptError:
+            return False
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.replica.close()
+
+
+def damaged_at(world: World, level: int) -> str:
+    """Make a replica whose newest state needs a damaged file of a level; return its key."""
+    world.publish(4)
+    if level == 1:
+        compact(world.replica, 1)
+    elif level == 9:
+        snapshot(world.replica)
+    if level:
+        world.replica.backend.delete([file.key for file in world.replica.files(0)])
+    world.publish(3)
+    if level == 1:
+        compact(world.replica, 1)
+    key = world.replica.files(level)[1 if level == 0 else 0].key
+    world.damage(key)
+    with pytest.raises(ltx.CorruptError):
+        world.replica.restore(world.out, force=True)
+    return key
+
+
+@pytest.mark.parametrize(("level", "upkeep"), [(0, OFTEN), (1, OFTEN), (9, SNAPSHOTS_OFTEN)])
+def test_a_damaged_file_is_told_of_and_made_up_for(world: World, level: int, upkeep: Upkeep) -> None:
+    key = damaged_at(world, level)
+    before = world.keys()
+    with world.running(upkeep) as database:
+        eventually(world.is_whole)
+        for _ in range(4):
+            world.commit()
+            time.sleep(0.4)
+        eventually(world.is_whole)
+        eventually(lambda: not database.status.replicas[0]["needs_snapshot"])
+        assert f"{key} is damaged" in str(database.status.replicas[0]["upkeep_error"])
+        newest = database.line.txid
+        wanted = 1 if upkeep is OFTEN else 9
+        eventually(lambda: any(file.max_txid >= newest for file in world.replica.files(wanted)))
+    assert len([file for file in world.replica.files(9) if file.key != key]) == 1 or level == 9
+    found = world.replica.verify()
+    assert [each.file.key for each in found.files if each.fault] == [key]
+    assert found.restorable[-1].txid == found.newest
+    gone = before - world.keys()
+    assert all(key.startswith("ltx/0/") for key in gone)
+    assert key not in gone
+    with world.running(upkeep):  # whether it is met anew or not, it is made up for already
+        snapshots = world.replica.files(9)
+        world.commit()
+        time.sleep(1.5)
+        assert world.replica.files(9) == snapshots or upkeep is SNAPSHOTS_OFTEN
+    assert world.is_whole()
+
+
+def delete_level_0(world: World) -> None:
+    for path in (world.url / "ltx" / "0").iterdir():
+        path.unlink()
+
+
+def delete_one_in_the_middle(world: World) -> None:
+    [key] = [file.key for file in world.replica.files(0) if file.max_txid == 3]
+    (world.url / key).unlink()
+
+
+def delete_all(world: World) -> None:
+    shutil.rmtree(world.url)
+
+
+def delete_the_beginning(world: World) -> None:
+    (world.url / world.replica.files(0)[0].key).unlink()
+
+
+@pytest.mark.parametrize(
+    "delete", [delete_level_0, delete_one_in_the_middle, delete_all, delete_the_beginning]
+)
+def test_what_somebody_else_deletes_is_made_up_for(world: World, delete: Callable[[World], None]) -> None:
+    world.publish(5)
+    with world.running(OFTEN) as database:
+        eventually(lambda: bool(database.uploaders[0].txid))
+        delete(world)
+        world.commit()
+        eventually(world.is_whole)
+        eventually(lambda: database.status.replicas[0]["upkeep_error"] is None)
+        for _ in range(3):
+            world.commit()
+            time.sleep(0.4)
+        eventually(world.is_whole)
+        assert database.status.replicas[0]["error"] is None
+    found = world.replica.verify()
+    assert found.restorable[-1].txid == found.newest
+    assert not any(each.fault for each in found.files)
+    assert (world.url / "lineage.json").exists()
+
+
+def test_an_idle_replica_costs_no_request(world: World) -> None:
+    world.publish(5)
+    with world.running(OFTEN) as database:
+        eventually(lambda: len(world.replica.files(1)) > 0 and database.uploaders[0].is_current)
+        time.sleep(2)
+        before = dict(world.replica.backend.stats.requests)
+        time.sleep(1.5)
+        assert dict(world.replica.backend.stats.requests) == before
