@@ -1,10 +1,13 @@
 """Objects as files below a folder, written aside and published by a link: whole, durable, or not there."""
 
 import errno
+import fcntl
 import io
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -42,6 +45,8 @@ __all__ = ["LocalBackend"]
 
 _COPY_SIZE = 1 << 20
 _WRITE_BACK_SIZE = 8 << 20
+_ASIDE = re.compile(f"{re.escape(ASIDE_PREFIX)}[0-9a-f]{{16}}")
+_LEFT_S = 3600.0
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _RETRY_MAY_HELP = {
     errno.EIO,
@@ -59,7 +64,7 @@ class LocalBackend(Backend):
 
     `put` writes `.tmp-<random>` in the same folder, syncs it, sets its modification time to the timestamp, and
     links it to its name (`if_absent`) or renames it over; then it syncs the folder. A crash leaves at most a
-    `.tmp-` file, which is never listed. An exclusive open of the final name would leave a torn file that
+    `.tmp-` file, which is never listed; `delete` removes those that nobody has written to for an hour. An exclusive open of the final name would leave a torn file that
     nobody may replace, and a check before a rename lets two writers win.
     """
 
@@ -72,6 +77,7 @@ class LocalBackend(Backend):
         self.root = Path(os.path.abspath(os.path.expanduser(os.fspath(root))))
         self.url = f"file://{quote(os.fsencode(self.root))}"
         self._is_near: bool | None = None
+        self._next_sweep = 0.0
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
@@ -154,6 +160,7 @@ class LocalBackend(Backend):
         aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
         with self._translated(key):
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        _hold(descriptor)
         try:
             for piece in cut(data, _COPY_SIZE):  # what reading the source raises is not taken for ours
                 with self._translated(key):
@@ -223,6 +230,9 @@ class LocalBackend(Backend):
         for folder in folders:
             with suppress(NotFoundError), self._translated(None):
                 _sync_folder(folder)
+        if time.monotonic() >= self._next_sweep:  # who deletes cleans up
+            self._next_sweep = time.monotonic() + _LEFT_S
+            _sweep(self.root)
         if failed is not None:
             raise failed
 
@@ -270,6 +280,7 @@ class _StagedFile(io.BufferedRandom):
 
     def __init__(self, backend: LocalBackend, path: Path) -> None:
         super().__init__(io.FileIO(path, "x+b"))
+        _hold(self.fileno())
         self.backend = backend
         self.path = path
         self.published = False
@@ -283,6 +294,27 @@ class _StagedFile(io.BufferedRandom):
             self._unsent = 0
             os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # starts it, and waits for nothing
         return written
+
+
+def _hold(descriptor: int) -> None:
+    """Show others that a file is being written, for as long as it is open."""
+    with suppress(OSError):  # a file system without locks: then nothing is swept there either
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed processes were writing: old files that nobody holds."""
+    for folder, _, names in os.walk(root):
+        for name in filter(_ASIDE.fullmatch, names):
+            path = Path(folder, name)
+            with suppress(OSError):  # BlockingIOError: somebody writes it
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if time.time() - os.fstat(descriptor).st_mtime > _LEFT_S:
+                        os.unlink(path)
+                finally:
+                    os.close(descriptor)
 
 
 def _publish(

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,24 @@ class Recorder:
         return f"{folder}/ASIDE" if name.startswith(".tmp-") else shown
 
 
+@contextmanager
+def _slow_put(root: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """Put something that does not come to its end, in another process."""
+    code = (
+        "import io, sys, time\n"
+        "from backends.local import LocalBackend\n"
+        "class Slow(io.BytesIO):\n"
+        "    def read(self, size=-1):\n"
+        "        print('reading', flush=True); time.sleep(0.3); return b'x' * (1 << 20)\n"
+        "LocalBackend(sys.argv[1]).put('a/k', Slow())\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(root)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        for _ in range(2):
+            child.stdout.readline()
+        yield child
+
+
 class TestDurability:
     @pytest.mark.parametrize(("if_absent", "publish"), [(True, "link"), (False, "replace")])
     def test_order(
@@ -87,30 +106,47 @@ class TestDurability:
 
     def test_a_killed_writer_leaves_the_old_object(self, backend: LocalBackend) -> None:
         """What is left of it is never listed, cannot be named, and does not stop the next writer."""
-        backend.put("k", b"old", timestamp_ms=7)
-        code = (
-            "import io, sys, time\n"
-            "from backends.local import LocalBackend\n"
-            "class Slow(io.BytesIO):\n"
-            "    def read(self, size=-1):\n"
-            "        print('reading', flush=True); time.sleep(0.3); return b'x' * (1 << 20)\n"
-            "LocalBackend(sys.argv[1]).put('k', Slow())\n"
-        )
-        with subprocess.Popen(
-            [sys.executable, "-c", code, str(backend.root)], stdout=subprocess.PIPE
-        ) as child:
-            assert child.stdout is not None
-            for _ in range(2):
-                child.stdout.readline()
+        backend.put("a/k", b"old", timestamp_ms=7)
+        with _slow_put(backend.root) as child:
             child.send_signal(signal.SIGKILL)
-        (leftover,) = [path for path in backend.root.iterdir() if path.name.startswith(".tmp-")]
+        (leftover,) = [path for path in (backend.root / "a").iterdir() if path.name.startswith(".tmp-")]
         assert leftover.stat().st_size >= 1 << 20
-        assert backend.get("k") == b"old"
-        assert [info.key for info in backend.list()] == ["k"]
+        assert backend.get("a/k") == b"old"
+        assert [info.key for info in backend.list()] == ["a/k"]
         with pytest.raises(ConfigError):
-            backend.get(leftover.name)
-        backend.put("k", b"new")
-        assert backend.get("k") == b"new"
+            backend.get(f"a/{leftover.name}")
+        backend.put("a/k", b"new")
+        assert backend.get("a/k") == b"new"
+
+    def test_who_deletes_removes_what_killed_writers_left_and_nothing_that_is_being_written(
+        self, backend: LocalBackend
+    ) -> None:
+        for number in range(4):
+            backend.put(f"a/{number}", b"x")
+        with _slow_put(backend.root) as killed:
+            killed.send_signal(signal.SIGKILL)
+        left = set(backend.root.glob("*/.tmp-*"))
+        fresh, foreign = backend.root / "a" / f".tmp-{'0' * 16}", backend.root / ".tmp-of-somebody"
+        fresh.touch()
+        foreign.touch()
+        with _slow_put(backend.root) as child, backend.stage("") as staged:
+            (writing,) = set(backend.root.glob("*/.tmp-*")) - left - {fresh}
+            (own,) = set(backend.root.glob(".tmp-*")) - {foreign}
+            for path in (*left, writing, own, foreign):
+                os.utime(path, (1, 1))  # as old as the transaction that it holds
+            backend.delete(["a/0"])
+            assert set(backend.root.rglob(".tmp-*")) == {fresh, foreign, writing, own}
+            os.utime(fresh, (1, 1))
+            backend.delete(["a/1"])  # not each time: once an hour is enough
+            assert fresh.exists()
+            staged.write(b"staged")
+            backend.put("b", staged, if_absent=True)
+            child.send_signal(signal.SIGKILL)
+        os.utime(writing, (1, 1))
+        LocalBackend(backend.root).delete([])
+        assert set(backend.root.rglob(".tmp-*")) == {foreign}
+        assert len(left) == 1
+        assert backend.get("b") == b"staged"
 
     def test_a_failed_put_leaves_no_file(
         self, backend: LocalBackend, monkeypatch: pytest.MonkeyPatch
