@@ -1,7 +1,7 @@
 """Reading the pages of a view: the one that is asked for, those that will be, and proof that they are the newest."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,25 +14,15 @@ from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
 from vfs.cache import Frame, PageCache, PageKey
 from vfs.kept_files import KeptFiles
+from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches
 from vfs.view import Doubt, Run, View
-from vfs.waiting import ForkedLock, Interrupted, Waiter
+from vfs.waiting import ForkedLock, Interrupted, Waiter, together
 
-__all__ = ["RUN_SIZE", "PageReader"]
-
-RUN_SIZE = 4 << 20
-"""Bytes that one request for pages gets at most: a few such requests under way hide how far a storage is."""
-
-_RUN_PAGES_SIZE = 8 << 20
-"""Bytes of the pages in it: those of zeros take next to nothing in a file."""
-
-_GAP_SIZE = 32 << 10
-"""Bytes between wanted frames that are not worth a second request."""
+__all__ = ["PageReader"]
 
 _AT_ONCE_SIZE = 512 << 10
 """Bytes that are read ahead at most in the thread of whoever runs a query: a disk has them in some milliseconds."""
 
-_GAP_PAGES = 8
-_BATCH_RUNS = 32
 _KNOWN_BETWEEN = 4
 
 _R = TypeVar("_R")
@@ -75,12 +65,13 @@ class PageReader:
         self._waiter = waiter
         self._kept = kept
         self._flights: dict[PageKey, _Flight] = {}
+        self._starting: dict[tuple[View, int], tuple[int, Future[None]]] = {}
         self._lock = ForkedLock()
 
     @property
     def most_ahead_size(self) -> int:
         """Bytes of pages that may be under way or kept for one reader that reads ahead."""
-        return min(self._cache.max_size // 4, 2 * _RUN_PAGES_SIZE)
+        return min(self._cache.max_size // 4, 2 * RUN_PAGES_SIZE)
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, and keep up to `ahead` of those that lie behind it if it must be read.
@@ -88,6 +79,8 @@ class PageReader:
         Raises:
             FileError: A file that it lies in, or could lie in, is gone or damaged.
         """
+        if view.searched:
+            self._locate(view, pgno, interrupted)
         try:
             key = (view.file_of(pgno).number, pgno)
         except CorruptError:
@@ -138,7 +131,7 @@ class PageReader:
         except (FileError, CorruptError):
             return False
 
-    def start(self, view: View, pgnos: Iterable[int], interrupted: Interrupted) -> None:
+    def start(self, view: View, pgnos: Collection[int], interrupted: Interrupted) -> None:
         """Begin to read pages that will be wanted, those apart that are there or under way. It does not wait.
 
         What goes wrong is told when a page is asked for, if it still is.
@@ -148,15 +141,41 @@ class PageReader:
             pgnos: Pages from 1 to commit, in any order; those of no file and the lock page are left out.
             interrupted: Of whoever will want them.
         """
-        if view.searched:  # to say where they are may take requests
-            self._waiter.start(lambda: self._start(view, pgnos, interrupted), interrupted)
-        else:
+        places = [(view, pgno) for pgno in pgnos] if view.searched else []
+        if all(next(view.unlocated(pgno), None) is None for _, pgno in places):
             self._start(view, pgnos, interrupted)
+            return
 
-    def _start(self, view: View, pgnos: Iterable[int], interrupted: Interrupted) -> None:
+        def work() -> None:
+            try:
+                self._start(view, pgnos, interrupted)
+            finally:
+                with self._lock.now:
+                    for place in places:
+                        if self._starting.get(place) is starting:
+                            del self._starting[place]
+
+        with self._lock.now:
+            starting = (os.getpid(), self._waiter.start(work, interrupted))
+            self._starting.update(dict.fromkeys(places, starting))
+
+    def _locate(self, view: View, pgno: int, interrupted: Interrupted) -> None:
+        """See to it that what says where a page is was read, here or where it is being read ahead."""
+        process, starting = self._starting.get((view, pgno), (0, None))
+        if starting is not None and process == os.getpid():
+            try:
+                self._waiter.wait_for(starting, interrupted)
+            except Exception:
+                if not starting.done():
+                    raise
+        indexes = list(view.unlocated(pgno))
+        if indexes:
+            self._waiter.wait(lambda: together([partial(index.near, pgno) for index in indexes]), interrupted)
+
+    def _start(self, view: View, pgnos: Collection[int], interrupted: Interrupted) -> None:
         with suppress(FileError, CorruptError):
             lacking = [pgno for pgno in sorted(pgnos) if self._is_lacking(view, pgno)]
-            for runs, doubts in list(_batches(_runs(view, _filled(view, lacking)), view)):
+            for runs, doubts in list(batches(view, lacking)):
                 if not self._is_read_at_once(view, runs, doubts, interrupted):
                     self._launch_lacking(view, runs, doubts, interrupted)
 
@@ -190,7 +209,7 @@ class PageReader:
         flight = self._flight(key)
         is_ours = flight is None
         if flight is None:
-            room = min(self._cache.max_size // 4, _RUN_PAGES_SIZE) // view.page_size
+            room = min(self._cache.max_size // 4, RUN_PAGES_SIZE) // view.page_size
             run = self._cut(view.run_at(key[1], max(1, min(ahead, room)), RUN_SIZE))
             doubts = view.doubts(key[1])
             if (frames := self._fetch_at_once(view, [run], doubts, interrupted)) is not None:
@@ -339,60 +358,6 @@ class PageReader:
             raise FileError(view.file_of(key[1]).file, error) from error
         self._cache.replace(key, page)
         return page
-
-
-def _filled(view: View, pgnos: Sequence[int]) -> Sequence[int]:
-    """Add the pages that lie between others with little between them: they come with the same request."""
-    filled: list[int] = []
-    for pgno in pgnos:
-        if filled and 1 < pgno - filled[-1] <= _GAP_PAGES:
-            between = range(filled[-1] + 1, pgno)
-            file = view.file_of(pgno)
-            if all(each != view.lock_page and view.file_of(each) is file for each in between):
-                filled.extend(between)
-        filled.append(pgno)
-    return filled
-
-
-def _runs(view: View, pgnos: Sequence[int]) -> Iterator[Run]:
-    """Yield the runs in which ascending pages lie, the pages of one run right behind each other."""
-    most = _RUN_PAGES_SIZE // view.page_size
-    place = 0
-    while place < len(pgnos):
-        count = 1
-        while place + count < len(pgnos) and pgnos[place + count] == pgnos[place] + count and count < most:
-            count += 1
-        run = view.run_at(pgnos[place], count, RUN_SIZE)
-        yield run
-        place += len(run.frames)
-
-
-def _batches(runs: Iterable[Run], view: View) -> Iterator[tuple[list[Run], list[Doubt]]]:
-    """Put together what is read together: runs with little between them as one, small ones in parallel."""
-    batch: list[Run] = []
-    doubts: dict[tuple[int, int], Doubt] = {}
-    size = 0
-    for run in runs:
-        last = batch[-1] if batch else None
-        if (
-            last is not None
-            and last.file is run.file
-            and 0 <= run.start - last.end <= _GAP_SIZE
-            and run.end - last.start <= RUN_SIZE
-        ):
-            size += run.end - last.end
-            shift = run.start - last.start
-            frames = (*last.frames, *((pgno, start + shift, length) for pgno, start, length in run.frames))
-            batch[-1] = Run(run.file, last.start, run.end, frames)
-        else:
-            if batch and (size + run.end - run.start > RUN_SIZE or len(batch) >= _BATCH_RUNS):
-                yield batch, [*doubts.values()]
-                batch, doubts, size = [], {}, 0
-            batch.append(run)
-            size += run.end - run.start
-        doubts.update(((doubt.file.number, doubt.place), doubt) for doubt in view.doubts(run.frames[0][0]))
-    if batch:
-        yield batch, [*doubts.values()]
 
 
 def _part_lacking(run: Run, known: Frames) -> Run | None:

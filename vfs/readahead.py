@@ -23,6 +23,12 @@ _GROWTH_WAITING = 4
 """Where there was to be waited all the same, since the storage is far, up to `_FAR_WINDOW`."""
 
 _FAR_WINDOW = 128
+_PART_AHEAD = 4
+"""A scan that began in the middle may end anywhere: it is ahead by this part of what it has used, or a little."""
+
+_RATE = 100 << 20
+"""Bytes of pages a second that come while a request is on its way: asking for them costs no time."""
+
 _LONG_S = 0.005
 _TRIES = 3
 """Rows by which a query that follows an index page is to be recognised."""
@@ -32,6 +38,9 @@ _NEAR = 2
 
 _RISING = (2, 4)
 """Steps to the next page number by which a reader that goes by numbers is known; more where parents are known."""
+
+_FIRST_NUMBERS = 8
+"""Up to which page a reader that goes by numbers has begun at the first."""
 
 _CLOSE = 16
 """Pages between the first and the last of nine children where a table was written in one go."""
@@ -66,10 +75,17 @@ class _Stream(ABC):
         window: How many pages to be ahead.
         left: Pages that were asked for and not wanted yet.
         low: How many of them are so few that more are to be asked for.
+        used: Pages that were asked for and wanted.
+        is_whole: Whether it began at the beginning, or at the end, and so is likely to go on to the other one.
     """
 
-    def __init__(self) -> None:
-        self.window = self.left = self.low = 0
+    def __init__(self, *, is_whole: bool = True) -> None:
+        self.window = self.left = self.low = self.used = 0
+        self.is_whole = is_whole
+
+    def goes_on(self, before: "_Stream") -> None:
+        """Take over from a scan that came to a page of which more had to be known."""
+        self.window, self.used, self.is_whole = before.window, before.used, before.is_whole
 
     @abstractmethod
     def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
@@ -94,8 +110,8 @@ class _Numbers(_Stream):
 class _Siblings(_Stream):
     """The pages of one depth of a b-tree, in the order of their keys or backwards."""
 
-    def __init__(self, view: View, tree: Tree, pages: Pages, step: int) -> None:
-        super().__init__()
+    def __init__(self, view: View, tree: Tree, pages: Pages, step: int, *, is_whole: bool = True) -> None:
+        super().__init__(is_whole=is_whole)
         self._view, self._tree, self._pages, self._step = view, tree, pages, step
 
     def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
@@ -132,7 +148,7 @@ class _Siblings(_Stream):
             last, distance = known[-1], parents[at] - known[-1]
             if 0 <= last - known[-9:][0] <= _CLOSE and 0 < distance <= max(count, 2 * len(known)):
                 return range(last + 1, min(last + max(count, distance), parents[-1]) + 1)
-        number = 1 + count // _MANY_CHILDREN
+        number = 2 * (1 + count // _MANY_CHILDREN)
         return parents[at : at + number] if self._step > 0 else parents[max(0, at - number + 1) : at + 1]
 
 
@@ -225,9 +241,10 @@ class ReadAhead:
         self._tree = Tree()
         self._asked: dict[int, _Stream] = {}
         self._index_leaf = 0
-        self._table_leaf = self._tries = self._parent = self._window = 0
+        self._table_leaf = self._tries = self._parent = 0
+        self._scan: _Stream | None = None
         self._lookups: _Lookups | None = None
-        self._waited_s = 0.0
+        self._waited_s = self._waited_before_s = self._latency_s = 0.0
         self._last = _NOWHERE
         self._rising = 0
 
@@ -250,21 +267,26 @@ class ReadAhead:
             Whether the page belongs to a scan: then it is being read.
         """
         self.is_active = True
+        self._waited_before_s = self._meter.waited_s
         self._rising = self._rising + 1 if pgno == self._last + 1 else 0
         self._last = pgno
         step = self._step(pgno)
         stream = self._asked.pop(pgno, None)
         if stream is not None:
             stream.left -= 1
+            stream.used += 1
             if stream.left <= stream.low:
                 self._extend(view, stream, pgno)
             return True
         if self._rising >= _RISING[pgno in self._tree.places]:
-            stream = _Numbers()
+            stream = _Numbers(is_whole=pgno <= _FIRST_NUMBERS)
         elif 0 < abs(step) <= _NEAR and not self._is_inner(pgno):
-            stream = _Siblings(view, self._tree, self._pages, 1 if step > 0 else -1)
-            if self._tree.places[pgno][0] != self._parent:  # a scan that had to wait for this parent
-                stream.window = self._window
+            step = 1 if step > 0 else -1
+            stream = _Siblings(view, self._tree, self._pages, step, is_whole=self._is_from_an_end(pgno, step))
+            if (before := self._scan) and self._tree.places[pgno][
+                0
+            ] != self._parent:  # it waited for this parent
+                stream.goes_on(before)
         else:
             return False
         self._extend(view, stream, pgno)
@@ -272,6 +294,9 @@ class ReadAhead:
 
     def seen(self, view: View, pgno: int, page: bytes) -> None:
         """Take note of what a page says that was read."""
+        waited_s = self._meter.waited_s - self._waited_before_s
+        if waited_s > 0:
+            self._latency_s = min(self._latency_s or waited_s, waited_s)
         self._tree.learn(pgno, page)
         kind = kind_of(page, pgno)
         if kind == INDEX_LEAF:
@@ -304,6 +329,17 @@ class ReadAhead:
             child in tree.children for child in tree.children[parent][max(0, place - _NEAR) : place + _NEAR]
         )
 
+    def _is_from_an_end(self, pgno: int, step: int) -> bool:
+        """Whether a scan in this direction that is at a page began with the first, as far as is known."""
+        places, children = self._tree.places, self._tree.children
+        most = _NEAR
+        while (above := places.get(pgno)) is not None:
+            parent, place = above
+            if (place if step > 0 else len(children[parent]) - 1 - place) > most:
+                return False
+            pgno, most = parent, 0
+        return True
+
     def _step(self, pgno: int) -> int:
         """Return how far behind the one read last a page stands below its parent; 0 where that is not known."""
         tree = self._tree
@@ -332,6 +368,11 @@ class ReadAhead:
         is_far = waited_s > _LONG_S and stream.window < _FAR_WINDOW
         growth = _GROWTH_WAITING if is_far else _GROWTH
         stream.window = min(stream.window * growth or _FIRST_WINDOW, most)
+        if not stream.is_whole:
+            on_its_way = int(min(self._latency_s, 1.0) * _RATE) // view.page_size
+            stream.window = min(
+                stream.window, max(_FAR_WINDOW, stream.used // _PART_AHEAD, min(on_its_way, most))
+            )
         following, besides = stream.following(pgno, stream.window)
         wanted = [each for each in following if each not in self._asked and 1 <= each <= view.commit]
         stream.left += len(wanted)
@@ -340,4 +381,4 @@ class ReadAhead:
         needed = [each for each in besides if 1 <= each <= view.commit]
         if wanted or needed:
             self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
-        self._parent, self._window = self._tree.places.get(pgno, (0, 0))[0], stream.window
+        self._parent, self._scan = self._tree.places.get(pgno, (0, 0))[0], stream

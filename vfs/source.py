@@ -3,7 +3,6 @@
 import os
 from collections.abc import Collection
 from datetime import datetime
-from functools import partial
 from time import monotonic
 from weakref import WeakValueDictionary
 
@@ -18,7 +17,7 @@ from vfs.kept_files import KeptFiles
 from vfs.open_files import FileOpener
 from vfs.pages import PageReader
 from vfs.view import View
-from vfs.waiting import ForkedLock, Interrupted, Waiter, together
+from vfs.waiting import ForkedLock, Interrupted, Waiter
 
 __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
 
@@ -145,12 +144,6 @@ class Source:
 
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, as `PageReader.page`."""
-        if view.searched:
-            indexes = list(view.unlocated(pgno))
-            if indexes:
-                self._waiter.wait(
-                    lambda: together([partial(index.near, pgno) for index in indexes]), interrupted
-                )
         try:
             return self.pages.page(view, pgno, ahead, interrupted)
         except FileError:

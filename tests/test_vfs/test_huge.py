@@ -87,8 +87,8 @@ def test_a_range_of_rows_reads_its_index_in_growing_pieces(url: str) -> None:
     wanted = sum(range(first, first + count))
     assert number(db, f"SELECT sum(id) FROM t WHERE id >= {first} AND id < {first + count}") == wanted
     stats = kept.replica.backend.stats
-    assert stats.received < count * 1500 * 1.25 + (8 << 20)  # and what was read ahead beyond the range's end
-    assert stats.requests["get"] < 200  # how many depends on who is quicker, SQLite or those that read ahead
+    assert stats.received < count * 1500 * 1.25 + 300_000, "a quarter is read ahead of what may end anywhere"
+    assert stats.requests["get"] < 110
 
 
 def test_memory_does_not_grow_with_the_database(url: str) -> None:

@@ -1,0 +1,78 @@
+"""Which requests pages are read by: runs of frames with little between them, several of them at once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from vfs.view import Doubt, Run, View
+
+__all__ = ["RUN_PAGES_SIZE", "RUN_SIZE", "batches"]
+
+RUN_SIZE = 4 << 20
+"""Bytes that one request for pages gets at most: a few such requests under way hide how far a storage is."""
+
+RUN_PAGES_SIZE = 8 << 20
+"""Bytes of the pages in it: those of zeros take next to nothing in a file."""
+
+_GAP_SIZE = 32 << 10
+"""Bytes between wanted frames that are not worth a second request."""
+
+_GAP_PAGES = 8
+_BATCH_RUNS = 32
+
+
+def batches(view: View, pgnos: Sequence[int]) -> Iterator[tuple[list[Run], list[Doubt]]]:
+    """Yield what is read together of some pages, which ascend, and what must be looked at with it."""
+    return _batches(_runs(view, _filled(view, pgnos)), view)
+
+
+def _filled(view: View, pgnos: Sequence[int]) -> Sequence[int]:
+    """Add the pages that lie between others with little between them: they come with the same request."""
+    filled: list[int] = []
+    for pgno in pgnos:
+        if filled and 1 < pgno - filled[-1] <= _GAP_PAGES:
+            between = range(filled[-1] + 1, pgno)
+            file = view.file_of(pgno)
+            if all(each != view.lock_page and view.file_of(each) is file for each in between):
+                filled.extend(between)
+        filled.append(pgno)
+    return filled
+
+
+def _runs(view: View, pgnos: Sequence[int]) -> Iterator[Run]:
+    """Yield the runs in which ascending pages lie, the pages of one run right behind each other."""
+    most = RUN_PAGES_SIZE // view.page_size
+    place = 0
+    while place < len(pgnos):
+        count = 1
+        while place + count < len(pgnos) and pgnos[place + count] == pgnos[place] + count and count < most:
+            count += 1
+        run = view.run_at(pgnos[place], count, RUN_SIZE)
+        yield run
+        place += len(run.frames)
+
+
+def _batches(runs: Iterable[Run], view: View) -> Iterator[tuple[list[Run], list[Doubt]]]:
+    """Put together what is read together: runs with little between them as one, small ones in parallel."""
+    batch: list[Run] = []
+    doubts: dict[tuple[int, int], Doubt] = {}
+    size = 0
+    for run in runs:
+        last = batch[-1] if batch else None
+        if (
+            last is not None
+            and last.file is run.file
+            and 0 <= run.start - last.end <= _GAP_SIZE
+            and run.end - last.start <= RUN_SIZE
+        ):
+            size += run.end - last.end
+            shift = run.start - last.start
+            frames = (*last.frames, *((pgno, start + shift, length) for pgno, start, length in run.frames))
+            batch[-1] = Run(run.file, last.start, run.end, frames)
+        else:
+            if batch and (size + run.end - run.start > RUN_SIZE or len(batch) >= _BATCH_RUNS):
+                yield batch, [*doubts.values()]
+                batch, doubts, size = [], {}, 0
+            batch.append(run)
+            size += run.end - run.start
+        doubts.update(((doubt.file.number, doubt.place), doubt) for doubt in view.doubts(run.frames[0][0]))
+    if batch:
+        yield batch, [*doubts.values()]
