@@ -1,10 +1,8 @@
 """Objects as files below a folder, written aside and published by a link: whole, durable, or not there."""
 
 import errno
-import fcntl
 import io
 import os
-import re
 import secrets
 import stat
 import time
@@ -37,6 +35,7 @@ from backends.errors import (
     UnsupportedError,
 )
 from backends.keys import ASIDE_PREFIX, check_key, check_keys, check_prefix, is_key
+from backends.leftovers import LEFT_S, hold, sweep
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,8 +44,6 @@ __all__ = ["LocalBackend"]
 
 _COPY_SIZE = 1 << 20
 _WRITE_BACK_SIZE = 8 << 20
-_ASIDE = re.compile(f"{re.escape(ASIDE_PREFIX)}[0-9a-f]{{16}}")
-_LEFT_S = 3600.0
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _RETRY_MAY_HELP = {
     errno.EIO,
@@ -160,7 +157,7 @@ class LocalBackend(Backend):
         aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
         with self._translated(key):
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        _hold(descriptor)
+        hold(descriptor)
         try:
             for piece in cut(data, _COPY_SIZE):  # what reading the source raises is not taken for ours
                 with self._translated(key):
@@ -231,8 +228,8 @@ class LocalBackend(Backend):
             with suppress(NotFoundError), self._translated(None):
                 _sync_folder(folder)
         if time.monotonic() >= self._next_sweep:  # who deletes cleans up
-            self._next_sweep = time.monotonic() + _LEFT_S
-            _sweep(self.root)
+            self._next_sweep = time.monotonic() + LEFT_S
+            sweep(self.root)
         if failed is not None:
             raise failed
 
@@ -280,7 +277,7 @@ class _StagedFile(io.BufferedRandom):
 
     def __init__(self, backend: LocalBackend, path: Path) -> None:
         super().__init__(io.FileIO(path, "x+b"))
-        _hold(self.fileno())
+        hold(self.fileno())
         self.backend = backend
         self.path = path
         self.published = False
@@ -294,27 +291,6 @@ class _StagedFile(io.BufferedRandom):
             self._unsent = 0
             os.posix_fadvise(self.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # starts it, and waits for nothing
         return written
-
-
-def _hold(descriptor: int) -> None:
-    """Show others that a file is being written, for as long as it is open."""
-    with suppress(OSError):  # a file system without locks: then nothing is swept there either
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed processes were writing: old files that nobody holds."""
-    for folder, _, names in os.walk(root):
-        for name in filter(_ASIDE.fullmatch, names):
-            path = Path(folder, name)
-            with suppress(OSError):  # BlockingIOError: somebody writes it
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if time.time() - os.fstat(descriptor).st_mtime > _LEFT_S:
-                        os.unlink(path)
-                finally:
-                    os.close(descriptor)
 
 
 def _publish(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -14,18 +14,18 @@ from backends.retrying import RetryingBackend
 from ltx.errors import (
     CorruptError,
     NoSnapshotError,
-    NotReachableError,
     ReplicaError,
     UnsupportedVersionError,
 )
-from ltx.format import HEADER_SIZE, TXID, Header, format_txid, parse_txid
-from ltx.replica.apply import FileError, Progress, apply_files, check_name
+from ltx.format import TXID, Header, parse_txid
+from ltx.replica.apply import FileError, Progress, apply_files
 from ltx.replica.files import LTXFile, files_of
+from ltx.replica.headers import Headers, last_txid_at, times_of
 from ltx.replica.layout import Layout, native_layout
 from ltx.replica.lineage import LINEAGE_KEY, note_restored
 from ltx.replica.output import check_integrity, check_kind, new_database
-from ltx.replica.plan import Plan, Reach, gap_error, make_plan, reach_of
-from ltx.replica.times import format_time, last_at, parse_time
+from ltx.replica.plan import Plan, make_plan
+from ltx.replica.times import parse_time
 
 if TYPE_CHECKING:
     from ltx.replica.follow import Followed
@@ -37,9 +37,6 @@ _T = TypeVar("_T")
 
 _PLANS = 5
 """How often a restore plans anew when files vanish or are damaged."""
-
-_HEADERS_KEPT = 20_000
-_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Replica:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.layout: Layout = native_layout(backend.scheme)
-        self._headers: dict[tuple[str, int, str], Header] = {}
+        self._headers = Headers(backend)
         self.has_lineage = False
 
     @classmethod
@@ -123,33 +120,9 @@ class Replica:
             NotFoundError: One is gone.
         """
         try:
-            return self._headers_of(files)
+            return self._headers.of(files)
         except FileError as error:
             raise error.public() from error
-
-    def _headers_of(self, files: Sequence[LTXFile]) -> Sequence[Header]:
-        found = {_identity(file): self._headers.get(_identity(file)) for file in files}
-        unknown = list(dict.fromkeys(file for file in files if found[_identity(file)] is None))
-        pieces = [(file.key, 0, HEADER_SIZE) for file in unknown]
-        if pieces:
-            try:
-                read = self.backend.get_ranges(pieces)
-            except NotFoundError as error:
-                gone = next((file for file in unknown if file.key == error.key), unknown[0])
-                raise FileError(gone, error) from error
-            for file, data in zip(unknown, read, strict=True):
-                try:
-                    header = Header.unpack(data)
-                    check_name(file, header)
-                except (CorruptError, UnsupportedVersionError) as error:
-                    raise FileError(file, error) from error
-                self._headers[_identity(file)] = found[_identity(file)] = header
-            while (
-                len(self._headers) > _HEADERS_KEPT
-            ):  # the oldest: of files that are long gone, in a replicator
-                self._headers.pop(next(iter(self._headers)), None)
-        headers = (found[_identity(file)] for file in files)
-        return [header for header in headers if header is not None]
 
     def times(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
         """Return when transactions were committed.
@@ -165,28 +138,7 @@ class Replica:
             CorruptError: No file that ends with one of them can be read.
             NotFoundError: They are gone.
         """
-        try:
-            return self._times_of(txids, files)
-        except FileError as error:
-            raise error.public() from error
-
-    def _times_of(self, txids: Sequence[TXID], files: Sequence[LTXFile]) -> Sequence[datetime]:
-        wanted = set(txids)
-        ending = [file for file in files if file.max_txid in wanted and file.is_usable]
-        while True:
-            try:
-                headers = self._headers_of(ending)
-                break
-            except FileError as error:  # pruned since the listing, or damaged: others may have the time too
-                rest = [file for file in ending if file != error.file]
-                if {file.max_txid for file in rest} != wanted:
-                    raise
-                ending = rest
-        earliest: dict[int, datetime] = {}
-        for header in headers:
-            known = earliest.get(header.max_txid, header.timestamp)
-            earliest[header.max_txid] = min(known, header.timestamp)
-        return [earliest[txid] for txid in txids]
+        return times_of(self._headers, txids, files)
 
     def plan(
         self,
@@ -351,63 +303,10 @@ class Replica:
     def _plan_at(self, at: datetime, files: Sequence[LTXFile]) -> Plan:
         for _ in range(_PLANS - 1):
             try:
-                return make_plan(files, self._last_at(at, files))
+                return make_plan(files, last_txid_at(at, files, self._headers))
             except NotFoundError:  # pruned since the listing
                 files = self.files()
-        return make_plan(files, self._last_at(at, files))
-
-    def _last_at(self, at: datetime, files: Sequence[LTXFile]) -> TXID:
-        reach = reach_of(files)
-        if not reach.txids:
-            make_plan(files)  # says why
-        if at > datetime.now(UTC) + _CLOCKS_DIFFER:
-            self._check_future(at, reach.txids[-1], files)
-        txid = self._search(at, reach.txids, files)
-        if reach.gap and txid == reach.txids[-1]:
-            self._check_gap(at, reach, files)
-        return txid
-
-    def _check_future(self, at: datetime, newest: TXID, files: Sequence[LTXFile]) -> None:
-        """Refuse a time that nobody has seen, neither we nor the writer by its own clock."""
-        written = self.times([newest], files)[0]
-        if at > written:
-            raise NotReachableError(
-                f"{format_time(at)} is in the future; the newest is TXID {format_txid(newest)} of "
-                f"{format_time(written)}",
-                before=newest,
-            )
-
-    def _search(self, at: datetime, txids: Sequence[TXID], files: Sequence[LTXFile]) -> TXID:
-        """Find the last TXID by a time; one whose time cannot be read is in the way only next to the answer."""
-        known = list(txids)
-        unknown: dict[TXID, FileError] = {}
-        while known:
-            try:
-                found = last_at(known, at, lambda some: self._times_of(some, files))
-            except FileError as error:
-                if isinstance(error.reason, NotFoundError):
-                    raise error.reason from error
-                unknown[error.file.max_txid] = error
-                known.remove(error.file.max_txid)
-            except NotReachableError:
-                if txids[0] in unknown:
-                    break
-                raise
-            else:
-                following = next((txid for txid in txids if txid > found), None)
-                if following in unknown:
-                    raise unknown[following].public() from unknown[following]
-                return found
-        first = unknown[txids[0]]
-        raise first.public() from first
-
-    def _check_gap(self, at: datetime, reach: Reach, files: Sequence[LTXFile]) -> None:
-        """Refuse a time whose last transaction lies beyond missing files: an older state is not what was asked."""
-        if reach.gap is None:
-            return
-        first = min(file.max_txid for file in files if file.is_usable and file.max_txid > reach.gap[0])
-        if self.times([first], files)[0] <= at:
-            raise gap_error(reach)
+        return make_plan(files, last_txid_at(at, files, self._headers))
 
     def close(self) -> None:
         """Release the storage's connections."""
@@ -434,7 +333,3 @@ def _other_plan(files: Sequence[LTXFile], txid: TXID, or_newer: bool) -> Plan:
         if plan.txid < txid:
             raise
         return plan
-
-
-def _identity(file: LTXFile) -> tuple[str, int, str]:
-    return file.key, file.size, file.version

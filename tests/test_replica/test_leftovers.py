@@ -9,7 +9,7 @@ import pytest
 
 from backends.memory import MemoryBackend
 from ltx import Replica
-from ltx.replica import replica as replica_module
+from ltx.replica import headers as headers_module
 from tests.test_replica.histories import History
 
 _LONG_AGO = 3600
@@ -42,7 +42,7 @@ def test_headers_are_kept_for_a_bounded_number_of_files(
 ) -> None:
     History.random(8, seed=5).put_all(backend)
     files = replica.files()
-    monkeypatch.setattr(replica_module, "_HEADERS_KEPT", 3)
+    monkeypatch.setattr(headers_module, "_KEPT", 3)
     for _ in range(2):
         assert [header.max_txid for header in replica.headers(files)] == [file.max_txid for file in files]
-    assert len(replica._headers) == 3
+    assert len(replica._headers._known) == 3
