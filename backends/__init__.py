@@ -3,7 +3,7 @@
 `open_backend(url)` opens one. Importing this package loads no storage library.
 """
 
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Page, Piece, Stats
 from backends.errors import (
     AlreadyExistsError,
     BackendError,
@@ -28,6 +28,7 @@ __all__ = [
     "MissingDependencyError",
     "NotFoundError",
     "ObjectInfo",
+    "Page",
     "PermissionDeniedError",
     "Piece",
     "Stats",

@@ -25,6 +25,7 @@ __all__ = [
     "Capabilities",
     "Data",
     "ObjectInfo",
+    "Page",
     "Piece",
     "Stats",
     "check_put",
@@ -89,6 +90,20 @@ class ObjectInfo:
     modified: datetime | None = None
     timestamp_ms: int | None = None
     version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a storage said at once of a listing.
+
+    Attributes:
+        objects: The first of the objects, in key order.
+        is_last: Whether they are all; where not, others may follow, or lie between them if the storage's own order is
+            another one.
+    """
+
+    objects: Sequence[ObjectInfo]
+    is_last: bool
 
 
 _charged: ContextVar["Stats | None"] = ContextVar("charged", default=None)
@@ -282,6 +297,15 @@ class Backend(ABC):
             The objects by code point of their keys, which is also the order of their UTF-8 bytes.
         """
 
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List as `list` does, but only what comes in one request, where a storage answers in pages; else all.
+
+        Args:
+            prefix: Beginning of the key.
+            start_after: Leave out keys up to and including this one.
+        """
+        return Page(tuple(self.list(prefix, start_after=start_after)), is_last=True)
+
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a missing key is fine. Nothing is deleted where one of the keys is not a key.
@@ -325,6 +349,14 @@ class Backend(ABC):
             NotFoundError: An object is not there.
         """
         return None
+
+    def list_pages(self, places: Sequence[tuple[str, str]]) -> Sequence[Page]:
+        """Ask for pages of several listings in parallel, each of a prefix, after a key; in the order asked."""
+        if len(places) == 1:
+            return (self.list_page(places[0][0], start_after=places[0][1]),)
+        return tuple(
+            self._executor().map(lambda place: self.list_page(place[0], start_after=place[1]), places)
+        )
 
     def read_ahead(self, pieces: Iterable[Piece], *, ahead: int = 4) -> Iterator[bytes]:
         """Read ranges in order while up to `ahead` further ones are under way.

@@ -26,7 +26,7 @@ from itertools import islice
 from time import sleep as time_sleep
 from typing import BinaryIO, Self, TypeVar
 
-from backends.base import Backend, Data, ObjectInfo, Stats, cut
+from backends.base import Backend, Data, ObjectInfo, Page, Stats, cut
 from backends.errors import AlreadyExistsError, BackendError, NotFoundError, UnavailableError
 from backends.fault_plans import Call, Faults, RandomFaults, split_url
 from backends.keys import check_key, check_keys
@@ -92,7 +92,7 @@ class FaultyBackend(Backend):
         self._late: list[tuple[int, Callable[[], None]]] = []
         self._count = 0
         self._put: deque[str] = deque(maxlen=_NEWEST)
-        self._listings: dict[tuple[str, str], deque[tuple[ObjectInfo, ...]]] = {}
+        self._listings: dict[tuple[str, ...], deque[Page]] = {}
 
     @classmethod
     def from_url(cls, url: str, **options: object) -> Self:
@@ -149,20 +149,22 @@ class FaultyBackend(Backend):
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`: now, as they were, or some of them."""
         kind = self._begin(Call("list", prefix), {"lost", "stale"})
-        fresh = self._carry_out(
-            None if kind == "lost" else kind,
-            prefix,
-            lambda: tuple(self.backend.list(prefix, start_after=start_after)),
-        )
-        with _lock:
-            known = self._listings.setdefault((prefix, start_after), deque(maxlen=_REMEMBERED))
-            older = known[0] if known else None
-            known.append(fresh)
-            newest = tuple(self._put)
-        if kind == "stale":
-            lacking = tuple(info for info in fresh if info.key not in newest)
-            fresh = lacking if older is None or len(known) % 2 else older
-        return self._listed(fresh, broken=kind == "lost", key=prefix)
+
+        def ask() -> Page:
+            return Page(tuple(self.backend.list(prefix, start_after=start_after)), is_last=True)
+
+        page = self._shown(kind, prefix, (prefix, start_after), ask)
+        return self._listed(page.objects, broken=kind == "lost", key=prefix)
+
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request: now, as it was, or some of it."""
+        kind = self._begin(Call("list", prefix), {"lost", "stale"})
+
+        def ask() -> Page:
+            return self.backend.list_page(prefix, start_after=start_after)
+
+        page = self._shown(kind, prefix, (prefix, start_after, "page"), ask)
+        return replace(page, objects=tuple(self._listed(page.objects, broken=kind == "lost", key=prefix)))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects: all, some or none of them."""
@@ -257,6 +259,20 @@ class FaultyBackend(Backend):
         for effect in due:
             with suppress(BackendError):  # nobody waits for the answer
                 effect()
+
+    def _shown(self, kind: str | None, prefix: str, place: tuple[str, ...], ask: Callable[[], Page]) -> Page:
+        """Return what a listing shows: as it is, as it was, or without the newest objects."""
+        fresh = self._carry_out(None if kind == "lost" else kind, prefix, ask)
+        with _lock:
+            known = self._listings.setdefault(place, deque(maxlen=_REMEMBERED))
+            older = known[0] if known else None
+            known.append(fresh)
+            newest = tuple(self._put)
+        if kind != "stale":
+            return fresh
+        if older is not None and not len(known) % 2:
+            return older
+        return replace(fresh, objects=tuple(info for info in fresh.objects if info.key not in newest))
 
     def _listed(self, infos: Sequence[ObjectInfo], *, broken: bool, key: str) -> Iterator[ObjectInfo]:
         if not broken:

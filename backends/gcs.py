@@ -20,7 +20,18 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from fsspec.asyn import sync
 
 from backends import rfc3339
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range, cut
+from backends.base import (
+    Backend,
+    Capabilities,
+    Data,
+    ObjectInfo,
+    Page,
+    Piece,
+    Stats,
+    check_put,
+    check_range,
+    cut,
+)
 from backends.errors import BackendError, ConfigError, NotFoundError, UnavailableError
 from backends.gcs_requests import Answer, GCSRequests, emulator
 from backends.keys import check_key, check_keys, check_prefix, is_key
@@ -158,6 +169,14 @@ class GCSBackend(Backend):
 
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order; all of them are held in memory."""
+        found = (info for page in self._pages(prefix, start_after) for info in page.objects)
+        return iter(sorted(found, key=lambda info: info.key))
+
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request: 1,000 objects."""
+        return next(self._pages(prefix, start_after))
+
+    def _pages(self, prefix: str, start_after: str) -> Iterator[Page]:
         asked = {
             "prefix": self.root + check_prefix(prefix),
             "maxResults": "1000",
@@ -165,17 +184,15 @@ class GCSBackend(Backend):
         }
         if start_after:
             asked["startOffset"] = self.root + start_after
-        found: builtins.list[ObjectInfo] = []
         while True:
             with self._about(None):
                 page = self.requests.ask("list", "GET", "/o", params=asked).json()
             self._bucket_seen = True
-            for item in page.get("items", ()):
-                key = item["name"].removeprefix(self.root)
-                if key > start_after and is_key(key):
-                    found.append(self._info(key, item))
+            items = ((item["name"].removeprefix(self.root), item) for item in page.get("items", ()))
+            found = [self._info(key, item) for key, item in items if key > start_after and is_key(key)]
+            yield Page(tuple(sorted(found, key=lambda info: info.key)), not page.get("nextPageToken"))
             if not page.get("nextPageToken"):
-                return iter(sorted(found, key=lambda info: info.key))
+                return
             asked["pageToken"] = page["nextPageToken"]
 
     def delete(self, keys: Iterable[str]) -> None:

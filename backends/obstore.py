@@ -25,7 +25,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from backends import rfc3339
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, check_put, check_range, cut
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Page, Piece, check_put, check_range, cut
 from backends.callers import Callers
 from backends.errors import (
     BackendError,
@@ -198,6 +198,10 @@ class ObstoreBackend(Backend):
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order, with the library."""
         return self.library.list(prefix, start_after=start_after)
+
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request."""
+        return self.library.list_page(prefix, start_after=start_after)
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects, with the library; a missing key is fine."""

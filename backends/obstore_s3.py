@@ -8,9 +8,10 @@ import builtins
 import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
-from backends.base import Backend, ObjectInfo
+from backends.base import Backend, ObjectInfo, Page
 from backends.errors import BackendError, UnsupportedError
 from backends.keys import check_prefix, is_key
 from backends.obstore import AskLibraryError, ObstoreBackend, client_options
@@ -83,17 +84,27 @@ class ObstoreS3Backend(ObstoreBackend):
         if folder and not folder.endswith("/"):
             return self.library.list(prefix, start_after=start_after)
         found = self._run(
-            lambda: self._list(folder, start_after),
+            lambda: self._list(folder, start_after, pages=None).objects,
             lambda library: [*library.list(prefix, start_after=start_after)],
         )
         return iter(found)
 
-    def _list(self, folder: str, start_after: str) -> builtins.list[ObjectInfo]:
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request; that there may be more is all that obstore tells of 1,000 objects."""
+        folder = self.root + check_prefix(prefix)
+        if folder and not folder.endswith("/"):
+            return self.library.list_page(prefix, start_after=start_after)
+        return self._run(
+            lambda: self._list(folder, start_after, pages=1),
+            lambda library: library.list_page(prefix, start_after=start_after),
+        )
+
+    def _list(self, folder: str, start_after: str, *, pages: int | None) -> Page:
         begin = begin_early(start_after)
         while begin.endswith("/"):  # obstore would take it off, and some services leave out what is below
             begin = begin_early(begin[:-1])
         offset = self.root + begin if begin else ""
-        items = self._send("list", None, lambda store: _collect(store, folder, offset))
+        items = self._send("list", None, lambda store: _collect(store, folder, offset, pages))
         for _ in range(_PAGE, len(items), _PAGE):
             self.stats.count("list")
         if not all(item["size"] for item in items):
@@ -103,7 +114,8 @@ class ObstoreS3Backend(ObstoreBackend):
             key = item["path"].removeprefix(self.root)
             if key > start_after and is_key(key):
                 infos.append(ObjectInfo(key, item["size"], item["last_modified"], None, item["e_tag"] or ""))
-        return sorted(infos, key=lambda info: info.key)
+        is_last = pages is None or len(items) < pages * _PAGE
+        return Page(tuple(sorted(infos, key=lambda info: info.key)), is_last)
 
     def _log_in(self) -> None:
         self._logins.get().renew()
@@ -196,11 +208,13 @@ def _session(profile: str | None) -> Any:
     return Session(profile=profile)
 
 
-def _collect(store: "ObjectStore", folder: str, start_after: str) -> builtins.list["ObjectMeta"]:
+def _collect(
+    store: "ObjectStore", folder: str, start_after: str, pages: int | None
+) -> builtins.list["ObjectMeta"]:
     import obstore
 
     found = obstore.list(store, folder.rstrip("/") or None, offset=start_after or None, chunk_size=_PAGE)
-    return [item for page in found for item in page]
+    return [item for page in islice(found, pages) for item in page]
 
 
 def _region(place: S3Place) -> str:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import BinaryIO, Self, TypeVar
 
-from backends.base import Backend, Data, ObjectInfo, Piece, Stats, cut
+from backends.base import Backend, Data, ObjectInfo, Page, Piece, Stats, cut
 from backends.errors import AlreadyExistsError, ConfigError, NotFoundError, UnavailableError
 
 __all__ = ["Retry", "RetryingBackend"]
@@ -130,6 +130,10 @@ class RetryingBackend(Backend):
     def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
         """List the objects whose key begins with `prefix`, in key order; all of them are held in memory."""
         return iter(self.retry.run(lambda: tuple(self.backend.list(prefix, start_after=start_after))))
+
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request."""
+        return self.retry.run(lambda: self.backend.list_page(prefix, start_after=start_after))
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; a missing key is fine."""

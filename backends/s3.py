@@ -18,7 +18,7 @@ from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
 from backends import rfc3339
-from backends.base import Backend, Capabilities, Data, ObjectInfo, Piece, Stats, check_put, check_range
+from backends.base import Backend, Capabilities, Data, ObjectInfo, Page, Piece, Stats, check_put, check_range
 from backends.errors import (
     BackendError,
     NotFoundError,
@@ -176,13 +176,21 @@ class S3Backend(Backend):
         Services may list in another order (SeaweedFS goes folder by folder), so the answers are sorted here, and the
         service is asked to begin a little early.
         """
+        found = (info for page in self._pages(prefix, start_after) for info in page.objects)
+        return iter(sorted(found, key=lambda info: info.key))
+
+    def list_page(self, prefix: str = "", *, start_after: str = "") -> Page:
+        """List what comes in one request: 1,000 objects on most services."""
+        return next(self._pages(prefix, start_after))
+
+    def _pages(self, prefix: str, start_after: str) -> Iterator[Page]:
         root = self.place.root
         asked = {"Prefix": root + check_prefix(prefix)}
         if begin := begin_early(start_after):
             asked["StartAfter"] = root + begin
-        found: list[ObjectInfo] = []
         while True:
             page = self._call(None, "list_objects_v2", **asked)
+            found: list[ObjectInfo] = []
             for item in page.get("Contents", ()):
                 key = item["Key"].removeprefix(root)
                 if key > start_after and is_key(
@@ -191,8 +199,10 @@ class S3Backend(Backend):
                     found.append(
                         ObjectInfo(key, item["Size"], item["LastModified"], None, item.get("ETag", ""))
                     )
-            if not page.get("IsTruncated"):
-                return iter(sorted(found, key=lambda info: info.key))
+            is_last = not page.get("IsTruncated")
+            yield Page(tuple(sorted(found, key=lambda info: info.key)), is_last)
+            if is_last:
+                return
             asked["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, keys: Iterable[str]) -> None:

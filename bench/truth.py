@@ -176,7 +176,8 @@ def _print(name: str, verdicts: Sequence[Verdict]) -> None:
     print(
         f"{name}: {len(verdicts)} connections, {reads} transactions read, {moves} moves to newer states, "
         f"{len(wrong)} wrong answers, {errors} errors; transactions seen by the slowest: "
-        f"{min((verdict.count for verdict in verdicts), default=0)}"
+        f"{min((verdict.count for verdict in verdicts), default=0)}; the longest took "
+        f"{max((verdict.longest_s for verdict in verdicts), default=0):.1f} s"
     )
     examples = {error.partition(":")[0]: error for verdict in verdicts for error in verdict.errors}
     for text in (*wrong[:3], *sorted(examples.values())):

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import datetime
 from time import monotonic
@@ -13,6 +13,7 @@ from ltx import (
     TXID,
     CorruptError,
     GapError,
+    LTXError,
     LTXFile,
     NoSnapshotError,
     NotReachableError,
@@ -24,6 +25,7 @@ from ltx.format import format_txid
 from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from ltx.replica.layout import SNAPSHOT_LEVEL
+from ltx.replica.newest import Listing, NewestLister
 from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.history import is_anew, is_lost, is_shown
 from vfs.next_files import files_behind
@@ -60,6 +62,7 @@ class ViewFinder:
         self.latest: View | None = None
         self.listed = -math.inf
         self._replica = replica
+        self._lister = NewestLister(replica.backend)
         self._files = files
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._lineage = 0
@@ -138,18 +141,33 @@ class ViewFinder:
         self._lineage += 1
 
     def _look_at_listing(self) -> View:
+        listing = self._listing(self._lister.list)
+        if not listing.is_whole:
+            if self._is_enough(listing.files):
+                with suppress(NotFoundError, LTXError):  # others may have what these do not
+                    return self._newest(listing.files)
+            listing = self._listing(self._lister.whole)
         for _ in range(_PLANS - 1):
             try:
-                return self._newest(self._listing())
+                return self._newest(listing.files)
             except (NotFoundError, NotReachableError, GapError):  # merged and pruned meanwhile
-                continue
-        return self._newest(self._listing())
+                listing = self._listing(self._lister.whole)
+        return self._newest(listing.files)
 
-    def _listing(self) -> Sequence[LTXFile]:
+    def _listing(self, list_files: Callable[[], Listing]) -> Listing:
         began = monotonic()
-        files = self._replica.files()
-        self.listed, self._misses = began, 0
-        return files
+        listing = list_files()
+        self.listed, self._misses, self._replica.layout = began, 0, listing.layout
+        return listing
+
+    def _is_enough(self, files: Sequence[LTXFile]) -> bool:
+        """Whether some files lead on from what is known, as far as all would: the newest of level 0 is never missing."""
+        reach, known = reach_of(files), self.latest
+        if reach.gap or not reach.txids or known is None:
+            return bool(reach.txids) and not reach.gap
+        own = {opened.file.key for opened in known.files}
+        leads_on = reach.txids[-1] >= known.txid and any(file.key in own for file in files)
+        return leads_on and not is_anew(known, files, self._files)
 
     def _look_by_name(self, view: View) -> View | None:
         """Look for the files that follow by their names; None where only a listing can tell."""

@@ -70,9 +70,22 @@ class ListingContract(Needs):
         assert list_keys(backend, "many/") == keys
         assert list_keys(backend, "many/", keys[1100]) == keys[1101:]
         assert list_keys(backend, "many/", keys[-1]) == []
+        self._check_pages(backend, keys)
         assert self.raw_get(backend, keys[700]) == keys[700].encode()
         backend.delete(info.key for info in backend.list("many/"))
         assert list_keys(backend) == ["other"]
+
+    def _check_pages(self, backend: Backend, keys: list[str]) -> None:
+        """A page holds the first keys, as a listing has them, and says whether they are all."""
+        places = [("many/", ""), ("many/", keys[1100]), ("", keys[1199]), ("none/", "")]
+        pages = backend.list_pages(places)
+        assert [backend.list_page(prefix, start_after=after) for prefix, after in places] == list(pages)
+        first, *others = ([info.key for info in page.objects] for page in pages)
+        assert first == keys[: len(first)]
+        assert pages[0].is_last == (len(first) == len(keys))
+        assert [page.is_last for page in pages[1:]] == [True, True, True]
+        assert others == [keys[1101:], ["other"], []]
+        assert pages[1].objects == tuple(backend.list("many/", start_after=keys[1100]))
 
     def test_info(self, backend: Backend) -> None:
         """`head` and a listing tell the same; times are aware."""

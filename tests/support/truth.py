@@ -58,6 +58,7 @@ class Verdict:
         count: How many transactions were written in the newest state that it saw.
         wrong: Broken promises.
         errors: Errors by type.
+        longest_s: Seconds that the longest transaction took.
     """
 
     reads: int = 0
@@ -65,6 +66,7 @@ class Verdict:
     count: int = 0
     wrong: list[str] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    longest_s: float = 0.0
 
     def to_json(self) -> str:
         """Return it as one line."""
@@ -144,6 +146,7 @@ def watch(connect: Connect, is_over: IsOver, *, schema: str = "main", pause_s: f
     verdict, last = Verdict(), (0, 0)
     db: apsw.Connection | None = None
     while not is_over(verdict):
+        began = time.monotonic()
         try:
             if db is None:
                 db = connect()
@@ -154,6 +157,7 @@ def watch(connect: Connect, is_over: IsOver, *, schema: str = "main", pause_s: f
             if db is not None and db.in_transaction:
                 with suppress(apsw.Error):
                     db.execute("ROLLBACK")
+        verdict.longest_s = max(verdict.longest_s, time.monotonic() - began)
         time.sleep(pause_s)
     return verdict
 

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Self
 
-from backends import ObjectInfo, register
+import pytest
+
+from backends import ObjectInfo, Page, register
 from backends.memory import MemoryBackend
 
-__all__ = ["HookedBackend", "Hooks", "Request", "Waves", "delays", "hooked"]
+__all__ = ["HookedBackend", "Hooks", "Request", "Waves", "delays", "hooked", "pages_of"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,19 @@ def delays(hooks: Hooks, seconds: float, kind: str = "get") -> Iterator[None]:
         yield
     finally:
         hooks.clear()
+
+
+@contextmanager
+def pages_of(count: int) -> Iterator[None]:
+    """Let storages in memory answer a listing in pages, as S3 does with 1,000 keys each."""
+
+    def list_page(self: MemoryBackend, prefix: str = "", *, start_after: str = "") -> Page:
+        found = tuple(self.list(prefix, start_after=start_after))
+        return Page(found[:count], is_last=len(found) <= count)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryBackend, "list_page", list_page)
+        yield
 
 
 class Waves:

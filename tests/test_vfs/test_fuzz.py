@@ -14,6 +14,7 @@ import vfs
 from ltx import NotReachableError
 from tests.support.ltxfiles import ALL_PAGE_SIZES
 from tests.test_vfs.origin import Origin, as_read, content, origin, rows, seen
+from tests.test_vfs.storages import pages_of
 from vfs import index_search, open_files
 
 SEEDS = range(int(os.environ.get("VFS_FUZZ_SEEDS", "32")))
@@ -168,7 +169,7 @@ class Fuzz:
 
 @pytest.fixture(params=SEEDS, ids=lambda seed: f"seed{seed}")
 def fuzz(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fuzz]:
-    """A seed: it chooses the page size, whether files are read whole, and all that happens."""
+    """A seed: it chooses the page size, whether files are read whole, listed in pages, and all that happens."""
     seed: int = request.param
     vacuum = ("none", "full", "incremental")[seed % 3]
     if seed % 2:
@@ -179,7 +180,8 @@ def fuzz(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setattr(index_search, "DENSE_BLOCK_SIZE", 100)
         monkeypatch.setattr(index_search, "BLOCK_SIZE", 100)
     page_size = ALL_PAGE_SIZES[seed % 4] if seed % 5 else 65536
-    with origin(tmp_path, page_size=page_size, setup=f"PRAGMA auto_vacuum={vacuum}") as source:
+    listed = pages_of((3, 8)[seed // 3 % 2]) if seed % 3 == 2 else contextlib.nullcontext()
+    with listed, origin(tmp_path, page_size=page_size, setup=f"PRAGMA auto_vacuum={vacuum}") as source:
         source.connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a, b); CREATE TABLE counter (n)")
         source.connection.execute("INSERT INTO counter VALUES (0)")
         yield Fuzz(source, seed)
