@@ -75,16 +75,17 @@ class Reader(threading.Thread):
 
 
 def make(path: Path) -> None:
-    with apsw.Connection(str(path)) as db:
-        db.execute(
-            "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
-        ).fetchall()
+    db = apsw.Connection(str(path))
+    made = "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
+    assert db.execute(made).fetchall() == [("wal",)]  # which no transaction can change
+    with db:
         for table in "ab":
             db.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, n INTEGER, filler BLOB)")
             db.executemany(
                 f"INSERT INTO {table} VALUES (?, ?, ?)", ((row, 50, bytes(200)) for row in range(1, 1001))
             )
         db.execute("CREATE TABLE written (count); INSERT INTO written VALUES (0)")
+    db.close()
 
 
 def test_four_readers_see_whole_transactions_and_no_errors_while_files_come_and_go(

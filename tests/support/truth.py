@@ -205,10 +205,10 @@ def said(pipe: int) -> Verdict:
 
 
 def _prepare(path: Path) -> None:
-    with apsw.Connection(str(path)) as db:
-        db.execute(
-            "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
-        ).fetchall()
+    db = apsw.Connection(str(path))
+    made = "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
+    assert db.execute(made).fetchall() == [("wal",)]  # which no transaction can change
+    with db:
         for table in "ab":
             db.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, n INTEGER, filler BLOB)")
             db.executemany(
