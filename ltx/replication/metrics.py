@@ -73,6 +73,7 @@ def _of_replicas(databases: list[Database]) -> Iterator[Metric]:
     )
     age = GaugeMetricFamily("litestream_replica_lag_seconds", "Age of the oldest transaction that the replica lacks.", labels=of)  # fmt: skip
     failing = GaugeMetricFamily("litestream_replica_error", "1 while nothing can be uploaded.", labels=of)
+    upkeep = GaugeMetricFamily("litestream_replica_upkeep_error", "1 while it cannot be kept small, or has damaged files.", labels=of)  # fmt: skip
     requests: Counter[tuple[str, str]] = Counter()
     moved: Counter[tuple[str, str]] = Counter()
     for database in databases:
@@ -83,12 +84,13 @@ def _of_replicas(databases: list[Database]) -> Iterator[Metric]:
             size.add_metric(name, cast("float", status["lag_size"]))
             age.add_metric(name, cast("float", status["lag_s"]))
             failing.add_metric(name, uploader.error is not None)
+            upkeep.add_metric(name, uploader.upkeep_error is not None)
             backend = uploader.replica.backend
             for kind, count in backend.stats.requests.items():
                 requests[backend.scheme, kind.upper()] += count
             moved[backend.scheme, "GET"] += backend.stats.received
             moved[backend.scheme, "PUT"] += backend.stats.sent
-    yield from (txid, size, age, failing)
+    yield from (txid, size, age, failing, upkeep)
     by = ["replica_type", "operation"]
     operations = CounterMetricFamily("litestream_replica_operation_total", "Requests to storages.", labels=by)
     sizes = UntypedMetricFamily("litestream_replica_operation_bytes", "Bytes of objects read and written.", labels=by)  # fmt: skip

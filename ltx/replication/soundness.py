@@ -58,14 +58,16 @@ class Soundness:
             problem = problem or CorruptError(
                 f"{fault.file.key} is damaged, and states that need it cannot be restored: {fault.text}"
             )
-        if _newest(files) < expected:
+        gap = reach_of(files).gap
+        if gap or _newest(files) < expected:
             self._asked = True
             self._uploader.doubt()
+        if _newest(files) < expected:
             problem = problem or GapError(
                 f"{self._uploader.replica.url} had TXID {expected:016x} and has it no more: somebody else deletes there",
                 after=_newest(files),
             )
-        elif gap := reach_of(files).gap:
+        elif gap:
             self._heal(gap[1] - 1)
             problem = problem or gap_error(reach_of(files))
         self._tell(problem)

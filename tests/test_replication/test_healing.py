@@ -62,11 +62,11 @@ class World:
     def keys(self) -> set[str]:
         return {file.key for file in self.replica.files()}
 
-    def damage(self, key: str) -> None:
+    def damage(self, key: str, *, cut: bool) -> None:
         path = self.url / key
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
-        path.write_bytes(data)
+        path.write_bytes(data[: len(data) // 2] if cut else data)
 
     def is_whole(self) -> bool:
         try:
@@ -95,7 +95,7 @@ def damaged_at(world: World, level: int) -> str:
     if level == 1:
         compact(world.replica, 1)
     key = world.replica.files(level)[1 if level == 0 else 0].key
-    world.damage(key)
+    world.damage(key, cut=level == 0)
     with pytest.raises(ltx.CorruptError):
         world.replica.restore(world.out, force=True)
     return key
@@ -155,7 +155,8 @@ def delete_the_beginning(world: World) -> None:
 def test_what_somebody_else_deletes_is_made_up_for(world: World, delete: Callable[[World], None]) -> None:
     world.publish(5)
     with world.running(OFTEN) as database:
-        eventually(lambda: bool(database.uploaders[0].txid))
+        world.commit()
+        eventually(lambda: world.is_whole() and (world.url / "lineage.json").exists())
         delete(world)
         world.commit()
         eventually(world.is_whole)

@@ -11,6 +11,7 @@ from ltx.replica.retention import RetentionPolicy
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
 from ltx.replication.maintenance import Upkeep
+from ltx.replication.metrics import Metrics
 from tests.support.databases import image, make
 from tests.support.replicating import differing, eventually, restored
 from tests.support.writers import check_promise, prepare, writing
@@ -68,5 +69,10 @@ def test_upkeep_that_fails_is_in_the_status(tmp_path: Path) -> None:
         daemon.start()
         eventually(lambda: database.status.replicas[0]["upkeep_error"] is not None)
         assert database.status.replicas[0]["error"] is None  # what is committed arrives all the same
+        found = {
+            sample.name: sample.value for metric in Metrics(daemon).collect() for sample in metric.samples
+        }
+        assert found["litestream_replica_upkeep_error"] == 1
+        assert found["litestream_replica_error"] == 0
         assert restored(str(url), tmp_path / "out.db") == image(path)
         assert daemon.stop()
