@@ -16,7 +16,7 @@ from ltx.replica.levels import LevelPolicy
 from ltx.replica.retention import RetentionPolicy
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
-from ltx.replication.maintenance import Upkeep
+from ltx.replication.maintenance import Maintenance, Upkeep
 from tests.support.databases import connected, fill, image, make
 from tests.support.replicating import eventually, restored
 
@@ -129,6 +129,45 @@ def test_a_damaged_file_is_told_of_and_made_up_for(world: World, level: int, upk
         time.sleep(1.5)
         assert world.replica.files(9) == snapshots or upkeep is SNAPSHOTS_OFTEN
     assert world.is_whole()
+
+
+def test_a_damaged_snapshot_that_can_be_done_without_is_told_of(world: World) -> None:
+    world.publish(3)
+    snapshot(world.replica)
+    [damaged] = world.replica.files(9)
+    world.damage(damaged.key, cut=False)
+    database = Database(world.path, [world.replica], Settings(upkeep=SNAPSHOTS_OFTEN))
+    world.commit()
+    database.sync()
+    assert database.uploaders[0].push()
+    time.sleep(1.1)
+    Maintenance(database.uploaders[0], database.folder, SNAPSHOTS_OFTEN).run()
+    assert f"{damaged.key} is damaged" in str(database.status.replicas[0]["upkeep_error"])
+    assert not database.status.replicas[0]["needs_snapshot"]  # the one that was just made is sound
+    assert [file.max_txid for file in world.replica.files(9)] == [3, 4]
+    assert world.is_whole()
+    database.close()
+
+
+def test_nothing_is_deleted_for_a_damaged_file_that_should_replace_it(world: World) -> None:
+    world.publish(3)
+    compact(world.replica, 1)
+    [damaged] = world.replica.files(1)
+    world.damage(damaged.key, cut=False)
+    before = world.keys()
+    database = Database(world.path, [world.replica], Settings(upkeep=OFTEN))
+    database.sync()
+    assert database.uploaders[0].push()
+    time.sleep(0.3)
+    Maintenance(database.uploaders[0], database.folder, OFTEN).run()
+    assert f"{damaged.key} is damaged" in str(database.status.replicas[0]["upkeep_error"])
+    assert not database.status.replicas[0][
+        "needs_snapshot"
+    ]  # the first one was due, and is made of what is sound
+    assert world.keys() - before == {f"ltx/9/{1:016x}-{3:016x}.ltx"}
+    assert before <= world.keys()
+    assert world.is_whole()
+    database.close()
 
 
 def delete_level_0(world: World) -> None:
