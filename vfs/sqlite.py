@@ -7,6 +7,7 @@ A connection opened through it goes to SQLite's default VFS for all that is no r
 import os
 import threading
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -42,6 +43,9 @@ _OURS = {
     "source",
     "pin",
 }
+_TYPED = sorted(_OURS - {"source"})
+"""Those that people write."""
+
 _NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
 _OFF = {"", "0", "false", "no", "off"}
 
@@ -129,10 +133,7 @@ def open_file(
     """
     unknown = sorted(set(parameters) - _OF_SQLITE - _OURS - _NOT_SERVED)
     if unknown:
-        raise ConfigError(
-            f"unknown parameter {unknown[0]!r} beside replica_url: percent-quote the replica's URL whole, "
-            "as vfs.uri() does"
-        )
+        raise ConfigError(_unknown(unknown[0]))
     asked = sorted(key for key in _NOT_SERVED & set(parameters) if parameters[key].lower() not in _OFF)
     if asked:
         raise ConfigError(
@@ -168,6 +169,17 @@ def open_file(
         txid=parameters.get("txid"),
         interrupted=interrupted,
         pin=parameters.get("pin", "").lower() not in _OFF,
+    )
+
+
+def _unknown(name: str) -> str:
+    """Say what may have been meant by a parameter that is none: one of ours, misspelt, or one of the replica's URL."""
+    close = get_close_matches(name.lower().replace("-", "_"), _TYPED, n=1, cutoff=0.75)
+    if close:
+        return f"unknown parameter {name!r}: did you mean {close[0]}?"
+    return (
+        f"unknown parameter {name!r} beside replica_url: percent-quote the replica's URL whole, as vfs.uri() does; "
+        f"known are {', '.join(_TYPED)}"
     )
 
 

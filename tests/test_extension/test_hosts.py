@@ -59,6 +59,7 @@ def test_errors_are_text_and_other_databases_are_as_ever(
             uri(source.url, at="never ever"): "not a time: 'never ever'",
             uri(source.url, txid="00000000000000ff"): "00000000000000ff",
             uri(source.url, region="us-east-1"): "unknown parameter 'region'",
+            uri(source.url, poll_intervall="1s"): "did you mean poll_interval?",
             "file:///my.db?vfs=litestream": "set LITESTREAM_REPLICA_URL",
         }
         for asked, reason in refusals.items():
@@ -75,6 +76,7 @@ def test_errors_are_text_and_other_databases_are_as_ever(
         assert "no LTX files lie at" in told
         program.sql(f"ATTACH '{uri(source.url)}' AS r")
         assert texts(program.sql(COUNT.replace("FROM t", "FROM r.t"))) == wanted(source)
+        assert texts(program.sql("SELECT litestream_error() IS NULL")) == [["1"]], "that is over"
         assert texts(program.sql("SELECT n FROM plain")) == [["5"]]
 
 

@@ -133,7 +133,7 @@ static enum outcome wait_ready(struct channel *channel, short events, int64_t de
     if (ready < 0 && errno != EINTR) return lost(channel, problem);
     if (now_ms() > deadline) {
       channel_close(channel);
-      problem_set(problem, SQLITE_IOERR, "the process that reads the replica did not answer within %d s",
+      problem_set(problem, SQLITE_IOERR, "the process that reads the replica did not answer within %d s: a longer timeout= gives it more",
                   patience->timeout_ms / 1000);
       return LOST;
     }

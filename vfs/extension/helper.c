@@ -31,10 +31,13 @@ enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64 };
 extern char **environ;
 
 /* What the helper runs first. Descriptors of the host are closed: a pipe held open would never end for its reader. */
-static const char BOOT[] = "import os, sys\n"
+static const char BOOT[] = "import gc, os, sys\n"
+                           "gc.disable()\n" /* what is loaded stays: looking through it takes time */
                            "os.closerange(4, os.sysconf('SC_OPEN_MAX'))\n"
                            "if sys.argv[1]: sys.path.insert(0, sys.argv[1])\n"
                            "from vfs.serve import main\n"
+                           "gc.freeze()\n"
+                           "gc.enable()\n"
                            "main()\n";
 
 /* Standard error of a helper that this thread started and has not heard from. */
@@ -124,7 +127,7 @@ static int pause_for(const struct patience *patience, int *waited_ms, struct pro
     return -1;
   }
   if ((*waited_ms += WAIT_MS) > patience->timeout_ms) {
-    problem_set(problem, SQLITE_IOERR, "%s stays locked", what);
+    problem_set(problem, SQLITE_IOERR, "%s is busy with other programs that open replicas: try again", what);
     return -1;
   }
   (void)nanosleep(&pause, NULL);

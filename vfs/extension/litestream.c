@@ -6,6 +6,7 @@
 
 #include <limits.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,11 +37,16 @@ struct connection {
 static struct engine engines[MOST_ENGINES];
 static struct connection *connections;
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int remembering; /* connections that have an error to tell */
 
 void connection_remember(const struct engine *engine, const sqlite3 *db, const char *text) {
+  if (!*text && !atomic_load(&remembering)) return; /* at the begin of nearly every transaction */
   (void)pthread_mutex_lock(&guard);
-  for (struct connection *each = connections; each; each = each->next)
-    if (each->db == db && each->engine == engine) (void)snprintf(each->text, sizeof each->text, "%s", text);
+  for (struct connection *each = connections; each; each = each->next) {
+    if (each->db != db || each->engine != engine) continue;
+    atomic_fetch_add(&remembering, !!*text - !!*each->text);
+    (void)snprintf(each->text, sizeof each->text, "%s", text);
+  }
   (void)pthread_mutex_unlock(&guard);
 }
 
@@ -49,6 +55,7 @@ static void connection_release(void *released) {
   struct connection *connection = ((struct call *)released)->connection;
   (void)pthread_mutex_lock(&guard);
   int is_last = --connection->uses == 0;
+  if (is_last && *connection->text) atomic_fetch_sub(&remembering, 1);
   for (struct connection **each = &connections; is_last && *each; each = &(*each)->next)
     if (*each == connection) {
       *each = connection->next;
@@ -251,7 +258,7 @@ static int at_open(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
   struct replica_file *file = (struct replica_file *)opened;
   const sqlite3_vfs *later = *(sqlite3_vfs **)(void *)db;
   if (!file->problem.code && later != engine->base && later != &engine->names)
-    problem_set(&file->problem, SQLITE_ERROR, "SQLite %s is laid out in a way that is not known here",
+    problem_set(&file->problem, SQLITE_ERROR, "SQLite %s is laid out in a way that this extension does not know: open the replica with another SQLite",
                 sqlite3_libversion());
   if (!file->problem.code) (void)replica_file_open(file, &file->problem);
   if (!file->problem.code) return SQLITE_OK;

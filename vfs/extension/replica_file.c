@@ -48,6 +48,11 @@ static void forget_segments(struct replica_file *file) {
   }
 }
 
+/* What failed before is over. */
+static void succeeded(const struct replica_file *file) {
+  if (file->db) connection_remember(file->engine, *file->db, "");
+}
+
 /* Take over what the helper says of the view: other pages if it is another one. */
 static int take_state(struct replica_file *file, struct cursor *cursor) {
   uint32_t page_size = cursor_u32(cursor), commit = cursor_u32(cursor), lineage = cursor_u32(cursor);
@@ -127,7 +132,8 @@ static int take_answered_state(struct replica_file *file, struct problem *proble
   struct cursor cursor = {file->channel.reply.data, file->channel.reply.size, 0};
   if (take_state(file, &cursor) == 0) return SQLITE_OK;
   channel_close(&file->channel);
-  problem_set(problem, SQLITE_IOERR, "the process that reads the replica is of another version of ltx");
+  problem_set(problem, SQLITE_IOERR, "the process that reads the replica is of another version of ltx: it ends ten seconds after the last "
+              "program that uses it, then try again");
   return problem->code;
 }
 
@@ -184,7 +190,7 @@ static int pages_at(struct replica_file *file, uint32_t pgno, const uint8_t **pa
     if (take_pages(file) != 0) break;
   }
   channel_close(&file->channel);
-  problem_set(problem, SQLITE_IOERR, "page %u did not come from the process that reads the replica", pgno);
+  problem_set(problem, SQLITE_IOERR, "page %u did not come from the process that reads the replica: run the statement again", pgno);
   return problem->code;
 }
 
@@ -241,6 +247,7 @@ static int file_lock(sqlite3_file *opened, int level) {
   }
   if (outcome != ANSWERED || take_answered_state(file, &problem) != SQLITE_OK) return failed(file, &problem);
   file->lock = level;
+  succeeded(file);
   return SQLITE_OK;
 }
 
@@ -292,6 +299,7 @@ static int file_pragma(struct replica_file *file, char **arguments) {
       problem_set(&problem, SQLITE_IOERR, "out of memory");
     } else if (cursor_u8(&cursor)) {
       arguments[0] = sqlite3_mprintf("%.*s", (int)cursor.left, (const char *)cursor.data);
+      succeeded(file);
       return SQLITE_OK;
     } else {
       return SQLITE_NOTFOUND;

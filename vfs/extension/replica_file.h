@@ -47,7 +47,7 @@ int replica_file_open(struct replica_file *file, struct problem *problem);
 /* See to it that `file:name?vfs=litestream` is a URI in a SQLite that takes it for a file's name. */
 int names_register(struct engine *engine);
 
-/* Keep a text for litestream_error(), if the connection is one of those that have it. */
+/* Keep a text for litestream_error(), if the connection is one of those that have it; "" after a success. */
 void connection_remember(const struct engine *engine, const sqlite3 *db, const char *text);
 
 #endif

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 databases: dict[str, sqlite3.Connection] = {}
@@ -29,6 +30,14 @@ def answer(step: Any) -> list[Any]:
     if what == "interrupted":
         threading.Timer(rest[2], databases[rest[0]].interrupt).start()
         return list(databases[rest[0]].execute(rest[1]).fetchall())
+    if what == "patient":  # Ctrl-C arrives in Python while the main thread waits for another one
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(lambda: databases[rest[0]].execute(rest[1]).fetchall())
+            try:
+                return list(asked.result())
+            except KeyboardInterrupt:
+                databases[rest[0]].interrupt()
+                return list(asked.result())
     if what == "forked":
         child = os.fork()
         if child == 0:
@@ -60,6 +69,6 @@ def answer(step: Any) -> list[Any]:
 for line in sys.stdin:
     try:
         said: dict[str, object] = {"rows": answer(json.loads(line))}
-    except Exception as error:
-        said = {"error": str(error)}
+    except (Exception, KeyboardInterrupt) as error:
+        said = {"error": str(error) or type(error).__name__}
     print(json.dumps(said), flush=True)

@@ -18,6 +18,7 @@ def answer(step)
   when "open" then $databases[first] = SQLite3::Database.new(rest[0]) and []
   when "close" then $databases.delete(first).close and []
   when "sql" then rows($databases[first], rest[0])
+  when "interruptible" then trap("INT", "SYSTEM_DEFAULT") and []
   when "opens"
     rest[0].times { database = SQLite3::Database.new(first); rows(database, rest[1]); database.close }
     []
@@ -33,8 +34,8 @@ $stdout.sync = true
 while (line = gets)
   begin
     said = { rows: answer(JSON.parse(line)) }
-  rescue StandardError => error
-    said = { error: error.message }
+  rescue StandardError, Interrupt => error
+    said = { error: "#{error.class}: #{error.message}" }
   end
   puts JSON.generate(said)
 end
