@@ -242,7 +242,10 @@ def _take(apart: Apart, what: Replicated, replicas: Sequence[Replica]) -> None:
 
 
 def uploading(replica: Replica) -> Replica:
-    """Let a replica give up soon where its storage does not answer, since whoever uploads tries again; return it."""
+    """Let a replica give up soon where its storage does not answer, since whoever uploads tries again; return it.
+
+    Not at once: a merge reads hundreds of files, and where one in a hundred fails it would never end.
+    """
     if isinstance(replica.backend, RetryingBackend):
-        replica.backend.retry = Retry(tries=2, total_s=5, connect_s=5)
+        replica.backend.retry = Retry(tries=4, total_s=5, connect_s=5)
     return replica

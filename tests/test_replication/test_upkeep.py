@@ -5,16 +5,21 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from ltx import Replica
+from ltx.replica.compaction import compact
 from ltx.replica.levels import LevelPolicy
 from ltx.replica.retention import RetentionPolicy
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
+from ltx.replication.fleet import uploading
 from ltx.replication.maintenance import Upkeep
 from ltx.replication.metrics import Metrics
 from tests.support.databases import image, make
 from tests.support.replicating import differing, eventually, restored
 from tests.support.writers import check_promise, prepare, writing
+from tests.test_vfs.origin import origin
 
 SECONDS = 9
 UPKEEP = Upkeep(
@@ -76,3 +81,19 @@ def test_upkeep_that_fails_is_in_the_status(tmp_path: Path) -> None:
         assert found["litestream_replica_error"] == 0
         assert restored(str(url), tmp_path / "out.db") == image(path)
         assert daemon.stop()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_storage_of_which_one_call_in_ten_fails_keeps_no_merge_from_its_end(
+    seed: int, tmp_path: Path
+) -> None:
+    """Else what is to be merged grows, and with it the chance that the next try fails, too."""
+    url = f"file://{tmp_path}/replica"
+    with origin(tmp_path, url, page_size=512) as source:
+        source.commit("CREATE TABLE t (a)", "INSERT INTO t VALUES (1)")
+        for _ in range(120):
+            source.commit("UPDATE t SET a = a + 1")
+    faulty = f"faulty+{url}?seed={seed}&rate=0.1&slow=0.001&kinds=error,unreachable,throttle,lost"
+    with uploading(Replica.open(faulty)) as replica:
+        compact(replica, 1)
+        assert replica.files(1)[-1].max_txid == 121
