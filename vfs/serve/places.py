@@ -10,7 +10,7 @@ from ltx.replica.apply import FileError
 from vfs.btree import INDEX_LEAF
 from vfs.cache import PageKey
 from vfs.file import ReplicaFile
-from vfs.pages import RUN_SIZE
+from vfs.runs import RUN_SIZE
 from vfs.serve.arena import Arena, Place
 
 __all__ = ["Places", "Scan"]
