@@ -1,6 +1,6 @@
 """Pages that were read, kept in bounded memory: those that were not used for long go first, b-tree leaves before the rest."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from weakref import WeakValueDictionary
 
 from vfs.waiting import ForkedLock
@@ -96,6 +96,45 @@ class PageCache:
                 self._empty_fronts()
             while self.size > self.max_size:
                 self._make_room()
+
+    def lacking(self, number: int, pgnos: Iterable[int]) -> list[int]:
+        """Return those pages of a file of which nothing is kept."""
+        used, unused, inner = self._used, self._unused, self._inner
+        return [
+            pgno
+            for pgno in pgnos
+            if (key := (number, pgno)) not in used and key not in unused and key not in inner
+        ]
+
+    def put_frames(self, frames: Mapping[PageKey, bytes]) -> None:
+        """Keep frames of which nothing is kept."""
+        with self._lock.now:
+            used, unused, inner = self._used, self._unused, self._inner
+            for key, frame in frames.items():
+                if key not in used and key not in unused and key not in inner and self.keeps(len(frame)):
+                    used[key] = frame
+                    self.size += len(frame) + _OVERHEAD
+            while self.size > self.max_size:
+                self._make_room()
+
+    def replace_all(self, pages: Mapping[PageKey, bytes]) -> None:
+        """Keep pages in place of their frames, those that are still there."""
+        inner: list[tuple[PageKey, bytes]] = []
+        with self._lock.now:
+            used = self._used
+            for key, page in pages.items():
+                frame = used.get(key)
+                if type(frame) is not Frame:
+                    continue
+                if page[0] in _INNER or key[1] == 1:
+                    inner.append((key, page))
+                    continue
+                used[key] = page
+                self.size += len(page) - len(frame)
+            while self.size > self.max_size:
+                self._make_room()
+        if inner:
+            self.put(inner)
 
     def replace(self, key: PageKey, page: bytes) -> None:
         """Keep a page in place of its frame."""

@@ -246,6 +246,10 @@ class ReplicaFile:
         else:
             meter.misses += 1
         self._ahead.seen(self._view, pgno, page)
+        if in_scan and self._is_kept:
+            page_size = self._view.page_size
+            for each, beside in self._ahead.beside(self._view):
+                self._front[(each - 1) * page_size] = beside
         return _page_one(page, self._view) if pgno == 1 else page
 
     def _show(self, view: View) -> None:

@@ -14,7 +14,7 @@ from ltx.format.frame import FRAME_HEAD, decode_frame
 from ltx.replica.apply import FileError
 from vfs.cache import Frame, PageCache, PageKey
 from vfs.kept_files import KeptFiles
-from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches
+from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches, spans
 from vfs.view import Doubt, Run, View
 from vfs.waiting import ForkedLock, Interrupted, Waiter, together
 
@@ -111,6 +111,27 @@ class PageReader:
                 return view.file_of(pgno).number, pgno
         return None
 
+    def at_hand(self, view: View, pgnos: Sequence[int]) -> list[bytes]:
+        """Return the first of some pages, as many as are in the cache, are the newest for certain and can be read."""
+        found: list[bytes] = []
+        decoded: dict[PageKey, bytes] = {}
+        page_size = view.page_size
+        with suppress(FileError, CorruptError):  # whoever reads the page learns of it
+            for number, some in [] if view.searched else spans(view, pgnos):
+                for pgno in some:
+                    page = self._cache.get((number, pgno))
+                    if page is None or not view.trusts(pgno):
+                        break
+                    if type(page) is not bytes:
+                        page = decoded[number, pgno] = decode_frame(page, pgno, page_size)
+                    found.append(page)
+                else:
+                    continue
+                break
+        if decoded:
+            self._cache.replace_all(decoded)
+        return found
+
     def known(self, view: View, pgno: int) -> bytes | None:
         """Return a page if it is in the cache and can be read."""
         if view.searched and next(view.unlocated(pgno), None) is not None:
@@ -174,7 +195,13 @@ class PageReader:
 
     def _start(self, view: View, pgnos: Collection[int], interrupted: Interrupted) -> None:
         with suppress(FileError, CorruptError):
-            lacking = [pgno for pgno in sorted(pgnos) if self._is_lacking(view, pgno)]
+            flights = self._flights
+            lacking = [
+                pgno
+                for number, some in spans(view, sorted(pgnos))
+                for pgno in self._cache.lacking(number, some)
+                if (number, pgno) not in flights or self._flight((number, pgno)) is None
+            ]
             for runs, doubts in list(batches(view, lacking)):
                 if not self._is_read_at_once(view, runs, doubts, interrupted):
                     self._launch_lacking(view, runs, doubts, interrupted)
@@ -322,8 +349,7 @@ class PageReader:
 
     def _keep(self, view: View, frames: Frames) -> None:
         """Put frames into the cache, and take them for the newest: what was in doubt was right."""
-        cache = self._cache
-        cache.put((key, frame) for key, frame in frames.items() if key not in cache)
+        self._cache.put_frames(frames)
         view.trust(pgno for _, pgno in frames)
 
     def _keep_on_disk(self, page_size: int, frames: Frames) -> None:

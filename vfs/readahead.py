@@ -8,7 +8,9 @@ of an index is recognised when a second row named by the same index page is read
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 from vfs.btree import INDEX_LEAF, TABLE_LEAF, Tree, kind_of, rowids_of
@@ -48,6 +50,9 @@ _CLOSE = 16
 _MANY_CHILDREN = 100
 """Which an interior page has, about."""
 
+_BESIDE = 64
+"""Pages that SQLite finds without asking, of a scan that is known."""
+
 _NOWHERE = -1
 
 
@@ -64,6 +69,9 @@ class Pages(Protocol):
     def has(self, view: View, pgno: int) -> bool:
         """Whether a page is there or under way."""
 
+    def at_hand(self, view: View, pgnos: Sequence[int]) -> list[bytes]:
+        """Return the first of some pages, as many as are there."""
+
     def start(self, view: View, pgnos: Sequence[int], interrupted: Meter) -> None:
         """Begin to read pages."""
 
@@ -76,11 +84,13 @@ class _Stream(ABC):
         left: Pages that were asked for and not wanted yet.
         low: How many of them are so few that more are to be asked for.
         used: Pages that were asked for and wanted.
+        order: The pages that were asked for and not wanted yet, in the order in which they will be.
         is_whole: Whether it began at the beginning, or at the end, and so is likely to go on to the other one.
     """
 
     def __init__(self, *, is_whole: bool = True) -> None:
         self.window = self.left = self.low = self.used = 0
+        self.order: deque[int] = deque()
         self.is_whole = is_whole
 
     def goes_on(self, before: "_Stream") -> None:
@@ -244,6 +254,7 @@ class ReadAhead:
         self._table_leaf = self._tries = self._parent = 0
         self._scan: _Stream | None = None
         self._lookups: _Lookups | None = None
+        self._under_way: _Stream | None = None
         self._waited_s = self._waited_before_s = self._latency_s = 0.0
         self._last = _NOWHERE
         self._rising = 0
@@ -271,10 +282,14 @@ class ReadAhead:
         self._rising = self._rising + 1 if pgno == self._last + 1 else 0
         self._last = pgno
         step = self._step(pgno)
+        self._under_way = None
         stream = self._asked.pop(pgno, None)
         if stream is not None:
             stream.left -= 1
             stream.used += 1
+            while stream.order and stream.order.popleft() != pgno:
+                pass  # it was in SQLite's own cache
+            self._under_way = stream
             if stream.left <= stream.low:
                 self._extend(view, stream, pgno)
             return True
@@ -291,6 +306,26 @@ class ReadAhead:
             return False
         self._extend(view, stream, pgno)
         return True
+
+    def beside(self, view: View) -> Iterator[tuple[int, bytes]]:
+        """Yield leaves that a scan will want next and that are there: it is told of none of them when they are wanted."""
+        stream = self._under_way
+        if stream is None or self._index_leaf or not stream.order:
+            return
+        count = min(_BESIDE, stream.left - stream.low - 1)
+        pgnos = [*islice(stream.order, max(0, count))]
+        last = 0
+        for pgno, page in zip(pgnos, self._pages.at_hand(view, pgnos), strict=False):
+            if kind_of(page, pgno) != TABLE_LEAF:
+                break
+            yield pgno, page
+            last = stream.order.popleft()
+            self._asked.pop(last, None)
+            stream.left -= 1
+            stream.used += 1
+        if last:
+            self._last = last
+            self._step(last)
 
     def seen(self, view: View, pgno: int, page: bytes) -> None:
         """Take note of what a page says that was read."""
@@ -378,6 +413,7 @@ class ReadAhead:
         stream.left += len(wanted)
         stream.low = stream.left // 2
         self._asked.update(dict.fromkeys(wanted, stream))
+        stream.order.extend(wanted)
         needed = [each for each in besides if 1 <= each <= view.commit]
         if wanted or needed:
             self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)

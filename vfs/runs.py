@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from vfs.view import Doubt, Run, View
 
-__all__ = ["RUN_PAGES_SIZE", "RUN_SIZE", "batches"]
+__all__ = ["RUN_PAGES_SIZE", "RUN_SIZE", "batches", "spans"]
 
 RUN_SIZE = 4 << 20
 """Bytes that one request for pages gets at most: a few such requests under way hide how far a storage is."""
@@ -22,6 +22,32 @@ _BATCH_RUNS = 32
 def batches(view: View, pgnos: Sequence[int]) -> Iterator[tuple[list[Run], list[Doubt]]]:
     """Yield what is read together of some pages, which ascend, and what must be looked at with it."""
     return _batches(_runs(view, _filled(view, pgnos)), view)
+
+
+def spans(view: View, pgnos: Sequence[int]) -> Iterator[tuple[int, Sequence[int]]]:
+    """Yield pages in the order given, those of one file together, with its number; the lock page is left out.
+
+    Raises:
+        CorruptError: One is in no file.
+        FileError: An index that is searched is damaged or gone.
+    """
+    place, lock_page = 0, view.lock_page
+    if (only := view.only) is not None:
+        yield only.number, [pgno for pgno in pgnos if pgno != lock_page] if lock_page in pgnos else pgnos
+        return
+    while place < len(pgnos):
+        first, behind = pgnos[place], place + 1
+        while behind < len(pgnos) and pgnos[behind] == first + behind - place:
+            behind += 1
+        stop = first + behind - place
+        while first < stop:
+            if first == lock_page:
+                first += 1
+                continue
+            file, end = view.span(first, lock_page if first < lock_page < stop else stop)
+            yield file.number, range(first, end)
+            first = end
+        place = behind
 
 
 def _filled(view: View, pgnos: Sequence[int]) -> Sequence[int]:

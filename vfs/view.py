@@ -164,6 +164,11 @@ class View:
         """The page that is never stored and reads as zeros."""
         return lock_page(self.page_size)
 
+    @property
+    def only(self) -> OpenFile | None:
+        """The file that holds all pages, if one does."""
+        return self.last if len(self.files) == 1 and self.last.header.is_snapshot else None
+
     def file_of(self, pgno: int) -> OpenFile:
         """Return the file that holds a page from 1 to commit, the lock page excepted.
 
@@ -194,6 +199,20 @@ class View:
                     yield layer.file.index
                 elif known.holds(pgno):
                     return
+
+    def span(self, pgno: int, stop: int) -> tuple[OpenFile, int]:
+        """Return the file that holds a page, and up to where the next ones before `stop` are known to lie in it too.
+
+        Raises:
+            CorruptError: The page is in no file.
+            FileError: An index that is searched is damaged or gone.
+        """
+        layer, file = self._found(pgno)
+        if isinstance(self._layers[layer], _Single) and not file.header.is_snapshot:
+            return file, pgno + 1
+        for each in self._layers[: layer + 1]:
+            stop = each.same(pgno, stop)
+        return file, stop
 
     def run_at(self, pgno: int, max_pages: int, max_size: int) -> Run:
         """Return the frame of a page and those of the next pages, as far as they lie right behind it.
@@ -247,7 +266,7 @@ class View:
         That a newer file lacks it is what its index says. The numbers in the index of a file that was not
         verified whole have nothing to be checked against but the frames themselves.
         """
-        if not self.unverified or self._trusted[pgno >> 3] >> (pgno & 7) & 1:
+        if self.trusts(pgno):
             return []
         found_in = self.file_of(pgno).file.max_txid
         doubts = []
@@ -260,6 +279,10 @@ class View:
         if not doubts:
             self.trust((pgno,))
         return doubts
+
+    def trusts(self, pgno: int) -> bool:
+        """Whether nothing has to be looked at for a page any more."""
+        return not self.unverified or bool(self._trusted[pgno >> 3] >> (pgno & 7) & 1)
 
     def trust(self, pgnos: Iterable[int]) -> None:
         """Take pages for the newest from now on: what there was to look at was right."""
