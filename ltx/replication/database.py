@@ -317,12 +317,13 @@ class Database:
     def _tidy(self) -> None:
         """Let go of files that every replica has; a replica that would keep too many gets a snapshot later."""
         limit: int = self.line.txid
+        done = True
         too_many = self.line.size > self.settings.keep_size
         for uploader in self.uploaders:
             if uploader.stopped or (too_many and uploader.error is not None):
                 continue  # it gets a snapshot when it is back
-            limit = min(limit, uploader.needed_from)
-        self.line.prune(limit)
+            limit, done = min(limit, uploader.needed_from), done and not uploader.needs_snapshot
+        self.line.prune(limit, snapshots=done)
 
     def _let_go(self) -> None:
         if self._pins is not None:

@@ -315,12 +315,22 @@ class Line:
         with self._lock:
             return sum(file.size for file in self._files)
 
-    def prune(self, txid: int) -> None:
-        """Remove what comes before a transaction that every replica and the table have; its own file proves which it is."""
+    def prune(self, txid: int, *, snapshots: bool = False) -> None:
+        """Remove what comes before a transaction that every replica and the table have; its own file proves which it is.
+
+        Args:
+            txid: The transaction.
+            snapshots: Whether snapshots go that end no later, beside a file of level 0: no replica waits for one.
+        """
         with self._lock:
             limit = min(txid, self._table_txid)
-            gone = [file for file in self._files if file.max_txid < limit]
-            self._files = [file for file in self._files if file.max_txid >= limit]
+            known = {file.max_txid for file in self._files if file.level == 0 and file.max_txid <= txid}
+            gone = {
+                file
+                for file in self._files
+                if file.max_txid < limit or (snapshots and file.level and file.max_txid in known)
+            }
+            self._files = [file for file in self._files if file not in gone]
         for file in gone:
             file.path.unlink(missing_ok=True)
 

@@ -114,6 +114,7 @@ def test_a_damaged_file_is_told_of_and_made_up_for(world: World, level: int, upk
         eventually(lambda: not database.status.replicas[0]["needs_snapshot"])
         assert f"{key} is damaged" in str(database.status.replicas[0]["upkeep_error"])
         newest = database.line.txid
+        assert not list((database.folder / "ltx" / "9").iterdir())  # it was as large as the database
         wanted = 1 if upkeep is OFTEN else 9
         eventually(lambda: any(file.max_txid >= newest for file in world.replica.files(wanted)))
     assert len([file for file in world.replica.files(9) if file.key != key]) == 1 or level == 9
