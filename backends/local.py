@@ -205,7 +205,7 @@ class LocalBackend(Backend):
         with self._translated(prefix or None):
             _walk(self.root / folder, folder, found)
             if not found and self.root.is_file():
-                raise ConfigError(f"{self.root} is a file, not a folder")
+                raise ConfigError(f"{self.root} is a file, not a folder: name the folder of a replica")
         wanted = [info for info in found if info.key.startswith(prefix) and info.key > start_after]
         return iter(sorted(wanted, key=lambda info: info.key))
 
@@ -264,7 +264,10 @@ class LocalBackend(Backend):
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return NotFoundError(f"{self.url} has no object {key}", key=key)
         if isinstance(error, PermissionError):
-            return PermissionDeniedError(f"not allowed by the system: {error.filename or self.root}", key=key)
+            return PermissionDeniedError(
+                f"not allowed by the system: {error.filename or self.root}; check who may read and write there",
+                key=key,
+            )
         kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError
         return kind(f"{error.strerror}: {self.root}/{key or ''}", key=key)
 

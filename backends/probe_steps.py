@@ -305,20 +305,21 @@ STEPS = (
     Step(
         "list", _list, True,
         "it cannot be listed, so nothing can be replicated, restored or queried here; check the URL and the network",
-        "these credentials may not list it, so nothing can be replicated or restored here; check them, or allow listing",
+        "these rights do not allow listing, so nothing can be replicated or restored here; check the credentials or the "
+        "folder's mode, or allow listing",
         is_first=True,
     ),
     Step(
         "write", _write, True,
         "it cannot be written, so nothing can be replicated to it; check the URL and that there is space",
-        "it can be listed but not written with these credentials: restore and query work, replication does not; "
+        "it can be listed but not written with these rights: restore and query work, replication does not; "
         "allow writing",
         is_first=True,
     ),
     Step(
         "read after write", _read, True,
         "what is written cannot be read back at once as it was; do not replicate to it",
-        "it can be written but not read with these credentials; allow reading",
+        "it can be written but not read with these rights; allow reading",
     ),
     Step(
         "read a range", _range, True,

@@ -49,8 +49,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command(help=_HELP)
 def main(
-    url: Annotated[str, typer.Argument(help="The replica, such as s3://bucket/app.", envvar=URL_VARIABLE)],
-    sql: Annotated[list[str] | None, typer.Argument(help="Statements or dot commands, run in order.")] = None,
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="The replica, such as s3://bucket/app.", envvar=URL_VARIABLE)
+    ],
+    sql: Annotated[
+        list[str] | None, typer.Argument(metavar="[SQL]...", help="Statements or dot commands, run in order.")
+    ] = None,
     at: Annotated[
         str | None, typer.Option(help="Go back to a time: '5 minutes ago', RFC 3339, Unix seconds.")
     ] = None,

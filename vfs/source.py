@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 from backends import ConfigError, UnavailableError
 from ltx import LTXFile, NotReachableError, Replica
+from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from vfs.cache import PageCache, PageKey
 from vfs.disk_cache import DEFAULT_DISK_SIZE, DIR_VARIABLE, DiskCache, open_disk_cache
@@ -115,8 +116,11 @@ class Source:
             NotReachableError: It cannot be had; the error says what can.
             ValueError: It means no time, or no TXID.
         """
+        moment = (
+            parse_time(time) if time is not None and txid is None else time
+        )  # here, where it is no waiting
         with self._waiter.turn(interrupted):
-            return self._waiter.wait(lambda: self._finder.at(time, txid), interrupted)
+            return self._waiter.wait(lambda: self._finder.at(moment, txid), interrupted)
 
     def again(self, view: View, without: Collection[LTXFile], interrupted: Interrupted) -> View:
         """Return another view of the same TXID, made without files that are gone or damaged.

@@ -15,7 +15,7 @@ from ltx.cli.options import (
     file_entry,
     usage_error,
 )
-from ltx.cli.output import complain, print_json, print_table
+from ltx.cli.output import complain, complain_of_nothing, print_json, print_table
 from ltx.format import format_txid
 from ltx.replica import format_time
 
@@ -67,14 +67,17 @@ def compact(
         upkeep,
     ):
         policy = upkeep.levels if upkeep else LevelPolicy()
+        listed = replica.files()
         for each in policy.levels if wanted is None else [wanted]:
-            made += merge_level(replica, each, policy=policy)
+            made += merge_level(replica, each, policy=policy, files=None if made else listed)
         where = replica.url
     if as_json:
         print_json([made_entry(each) for each in made])
     elif made:
         print_made(made)
-    else:
+    if not listed:
+        complain_of_nothing(where)
+    elif not made and not as_json:
         print(f"nothing was merged: {where} has no files that a level lacks")
 
 

@@ -8,6 +8,7 @@ import apsw
 from backends import (
     BackendError,
     ConfigError,
+    MissingDependencyError,
     NotFoundError,
     PermissionDeniedError,
     UnavailableError,
@@ -43,6 +44,7 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (NotFoundError, "check the URL, then run it again"),
     (UnavailableError, "check the address and the network, then run it again"),
     (UnsupportedError, "use another storage for this"),
+    (MissingDependencyError, "install it, then run it again"),
     (ConfigError, "see --help for how it is written"),
     (BackendError, "look at the storage, then run it again"),
     (apsw.FullError, "free some space, then run it again"),

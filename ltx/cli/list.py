@@ -14,7 +14,7 @@ from ltx.cli.options import (
     file_entry,
     usage_error,
 )
-from ltx.cli.output import complain, print_json, print_table
+from ltx.cli.output import complain_of_nothing, print_json, print_table
 from ltx.format import format_txid
 from ltx.replica import format_time
 
@@ -66,9 +66,7 @@ def list_files(
         print_json([file_entry(file, time) for file, time in shown])
         return
     if not files:
-        complain(
-            f"no LTX files {'' if level == 'all' else f'of level {level} '}lie at {where}; check the URL"
-        )
+        complain_of_nothing(where, "" if level == "all" else f"of level {level} ")
     print_table(
         ("level", "min_txid", "max_txid", "size", "in header" if header_times else "stored"),
         [

@@ -8,12 +8,17 @@ from contextlib import contextmanager
 from backends import Stats
 from ltx.replica.apply import Progress
 
-__all__ = ["complain", "print_json", "print_stats", "print_table", "progress_bar"]
+__all__ = ["complain", "complain_of_nothing", "print_json", "print_stats", "print_table", "progress_bar"]
 
 
 def complain(text: str) -> None:
     """Say something on stderr, in one line that begins with the program's name."""
     print(f"ltx: {text}", file=sys.stderr)
+
+
+def complain_of_nothing(where: str, of: str = "") -> None:
+    """Say that a replica has no files: its URL may be wrong."""
+    complain(f"no LTX files {of}lie at {where}; check the URL, or replicate a database to it")
 
 
 def print_json(value: object) -> None:

@@ -16,7 +16,7 @@ from ltx.cli.options import (
     file_entry,
     usage_error,
 )
-from ltx.cli.output import complain, print_json, print_table
+from ltx.cli.output import complain, complain_of_nothing, print_json, print_table
 from ltx.errors import LTXError
 from ltx.format import format_txid
 from ltx.replica import format_time
@@ -98,6 +98,8 @@ def retain(
         print_json(_entry(done, ends, where, dry_run))
     else:
         _print(done, ends, dry_run)
+    if not done.kept and not done.deleted:
+        complain_of_nothing(where)
     for fault in done.faults:
         complain(f"{fault.file.key} is damaged, so what it should replace was kept: {fault.text}")
     if done.faults:

@@ -13,7 +13,7 @@ from ltx.cli.options import (
     examples,
     file_entry,
 )
-from ltx.cli.output import complain, print_json, print_table, progress_bar
+from ltx.cli.output import complain, complain_of_nothing, print_json, print_table, progress_bar
 from ltx.format import format_txid
 from ltx.replica import format_time
 
@@ -55,7 +55,7 @@ def verify(
     else:
         _print_findings(found)
     if not found.files:
-        complain(f"no LTX files lie at {where}; check the URL, or replicate a database to it")
+        complain_of_nothing(where)
     elif not found.is_sound:
         complain(
             "the replica is not sound; restore what can be had, move damaged files away, then run "

@@ -23,7 +23,7 @@ from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard
 from ltx.replication.identity import Identity
-from ltx.replication.source import MovedError, pinned
+from ltx.replication.source import MovedError, check_is_file, pinned
 from ltx.replication.table import PageTable, TableWriter, open_table, sweep
 
 __all__ = ["Published", "meta_folder", "replicate_once"]
@@ -85,8 +85,7 @@ def replicate_once(
         BackendError: The storage failed; a further run begins where this one did.
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
-    if not path.is_file():
-        raise DatabaseError(f"there is no database {path}")
+    check_is_file(path)
     table_path = table_path_of(path, replica.url)
     if folder is not None:
         table_path = Path(folder) / table_path.name

@@ -6,12 +6,13 @@ import resource
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
 
 import apsw
 
+from ltx.errors import LTXError
 from ltx.replica.replica import Replica
 from ltx.replication.config.values import Configuration, Logging
 from ltx.replication.control import listening, socket_folder
@@ -97,7 +98,7 @@ def run(
                 ).start()
             log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
             if configuration.command:
-                child = subprocess.Popen(configuration.command)  # noqa: S603 - it is what --exec names
+                child = _begun(configuration.command)
                 status = _wait(child)
             else:
                 while not told.wait(0.5):  # a signal just before a longer wait would not end it
@@ -122,7 +123,13 @@ def _around(daemon: Daemon, configuration: Configuration) -> Iterator[None]:
         if configuration.address:
             from ltx.replication.metrics import serving  # its library takes a tenth of a second
 
-            port = stack.enter_context(serving(daemon, configuration.address))
+            try:
+                port = stack.enter_context(serving(daemon, configuration.address))
+            except (OSError, OverflowError) as error:  # the second for a port beyond 65535
+                reason = (error.strerror if isinstance(error, OSError) else None) or error
+                raise LTXError(
+                    f"metrics cannot be served at {configuration.address}: {reason}; choose another address"
+                ) from error
             log.info("serves metrics", extra={"port": port})
         socket = configuration.socket or socket_folder() / f"{os.getpid()}.sock"
         stack.enter_context(listening(daemon, socket))
@@ -164,6 +171,14 @@ def _reload(
 def log_as(wanted: Logging) -> None:
     """Log to stderr as a configuration says."""
     log_to_stderr(as_json=wanted.as_json, level=wanted.level, source=wanted.source)
+
+
+def _begun(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(command)  # noqa: S603 - it is what --exec names
+    except OSError as error:
+        reason = f"the program to run meanwhile cannot be run: {error.strerror}: {command[0]}"
+        raise LTXError(f"{reason}; check its name and PATH") from error
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

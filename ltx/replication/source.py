@@ -180,18 +180,26 @@ def hold(
     return PinnedDatabase(path, page_size, commit, timestamp_ms, wal, connection, _inode_of(path))
 
 
+def check_is_file(path: Path) -> None:
+    """Raise `DatabaseError` where no database can be."""
+    if path.is_dir():
+        raise DatabaseError(f"{path} is a folder: name the database in it")
+    if not path.is_file():
+        raise DatabaseError(f"there is no database {path}")
+
+
 def open_beside(path: Path) -> apsw.Connection:
     """Open a database so that closing it changes nothing: no checkpoint, and the WAL stays where one was.
 
     Raises:
         DatabaseError: There is no database, or it cannot be opened.
     """
-    if not path.is_file():
-        raise DatabaseError(f"there is no database {path}")
+    check_is_file(path)
     try:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     except apsw.Error as error:
-        raise DatabaseError(f"{path} cannot be opened: {error}") from error
+        why = error if os.access(path, os.R_OK) else "this user may not read it; check its owner and its mode"
+        raise DatabaseError(f"{path} cannot be opened: {why}") from error
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
     wal = Path(connection.filename_wal)  # beside what a link leads to
     if wal.exists() and wal.stat().st_size > 0:

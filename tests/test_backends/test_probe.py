@@ -141,7 +141,7 @@ class TestWhoMayNot:
         assert results(report)["write"] == "failed"
         assert set([*results(report).values()][2:]) == {"skipped"}
         assert report.verdict == (
-            "it can be listed but not written with these credentials: restore and query work, replication does not; "
+            "it can be listed but not written with these rights: restore and query work, replication does not; "
             "allow writing"
         )
         assert report.left == ()
@@ -150,7 +150,7 @@ class TestWhoMayNot:
         with open_backend(s3_url, key="nobody", secret="wrong") as backend:
             report = probe(backend)
         assert results(report)["list"] == "failed"
-        assert "may not list" in report.verdict
+        assert "do not allow listing" in report.verdict
 
     def test_delete(self, memory: MemoryBackend) -> None:
         with deaf(memory, lambda: PermissionDeniedError("no deletes", key="k")):

@@ -27,7 +27,7 @@ def test_compact_makes_what_levels_lack_and_says_so(cli: LTX, replica: Replicate
     assert rows[-1].split()[2] == f"{3:016x}"
     again = cli("compact", "replica", "--stats")
     assert again.out.startswith("nothing was merged: file://")
-    assert again.err == "requests: 3 (3 list); bytes: 0 received, 0 sent\n"
+    assert again.err == "requests: 1 (1 list); bytes: 0 received, 0 sent\n"
 
 
 def test_compact_as_json_names_the_files_made(cli: LTX, replica: Replicated) -> None:
@@ -65,6 +65,13 @@ def test_compact_refuses_a_damaged_file_and_makes_nothing(cli: LTX, replica: Rep
     assert found.code == 1
     assert f"{key(0, 2, 2)} is damaged" in found.err
     assert not [file for file in levels(replica) if key(0, 2, 2).split("/")[1] in file and file[0] == "1"]
+
+
+def test_a_place_without_files_is_probably_a_wrong_url(cli: LTX, place: Path) -> None:
+    found = cli("compact", "nothing")
+    assert (found.code, found.out) == (0, "")
+    assert found.err.startswith(f"ltx: no LTX files lie at file://{place}/nothing; check the URL")
+    assert cli("compact", "nothing", "--json").out == "[]\n"
 
 
 def test_compact_says_what_is_missing(cli: LTX, replica: Replicated) -> None:

@@ -45,7 +45,7 @@ def test_who_may_only_read(cli: LTX, s3_server: S3Server, s3_url: str, as_json: 
     found = cli("doctor", s3_url, *words, *as_json)
     assert found.code == 1
     assert found.err == (
-        f"ltx: {s3_url}: it can be listed but not written with these credentials: restore and query work, replication "
+        f"ltx: {s3_url}: it can be listed but not written with these rights: restore and query work, replication "
         "does not; allow writing\n"
     )
     assert all(str(secret) not in found.out for secret in s3_server.reader_options.values())

@@ -250,7 +250,7 @@ from ltx.cli import main
 def wait(*_):
     os.write(1, b"ready\\n")
     time.sleep(30)
-LocalBackend.get = wait
+LocalBackend.get = LocalBackend.get_ranges = wait
 sys.exit(main())
 """
 
@@ -357,3 +357,57 @@ def test_completion_is_typers(cli_process: LTXProcess, monkeypatch: pytest.Monke
     with cli_process() as process:
         assert {"replicate", "restore"} <= {*process.communicate()[0].split()}
     assert typer.main.get_command(app).name == "ltx"
+
+
+def test_what_the_system_does_not_allow_is_no_matter_of_credentials(
+    replica: Replicated, database: Path, place: Path
+) -> None:
+    drop = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    python = [*drop, sys.executable, "-m", "ltx"]
+    (place / "secret.db").write_bytes(database.read_bytes())
+    (place / "closed").mkdir()
+    for path in ("secret.db", "closed"):
+        (place / path).chmod(0)
+    for words, said in (
+        (
+            ["list", f"file://{place}/closed"],
+            f"not allowed by the system: {place}/closed; check who may read",
+        ),
+        (
+            ["replicate", "--once", "secret.db", "new"],
+            "secret.db cannot be opened: this user may not read it; check",
+        ),
+        (["restore", "replica", "-o", "closed/out.db"], "; check who may read and write there"),
+    ):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        found = subprocess.run([*python, *words], env=environment, capture_output=True, text=True)
+        assert (found.returncode, found.stdout) == (1, "")
+        assert said in found.stderr
+        assert "credentials" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--exec", "no-such-program x"],
+            "cannot be run: No such file or directory: no-such-program; check its name",
+        ),
+        (["--metrics", "127.0.0.1:99999"], "metrics cannot be served at 127.0.0.1:99999: "),
+    ],
+)
+def test_what_cannot_begin_is_named(
+    cli_process: LTXProcess,
+    database: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    with cli_process("replicate", "app.db", "replica", *words) as process:
+        last = process.communicate(timeout=40)[1].splitlines()[-1]
+    assert process.returncode == 1
+    assert last.startswith("ltx: ")
+    assert said in last
+    assert "; c" in last

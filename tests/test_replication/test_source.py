@@ -261,7 +261,7 @@ def test_names_with_special_characters_are_names(tmp_path: Path) -> None:
     ("kind", "message"),
     [
         ("missing", "there is no database"),
-        ("folder", "there is no database"),
+        ("folder", "is a folder: name the database in it"),
         ("empty", "is empty"),
         ("one byte", "is empty"),
         ("text", "is not a SQLite database"),
