@@ -17,6 +17,7 @@ import backends
 import ltx.errors
 import vfs
 import vfs.__main__ as vfs_program
+import vfs.sqlite
 from ltx.cli.app import app
 
 ROOT = Path(__file__).parents[1]
@@ -127,6 +128,16 @@ def test_every_scheme_and_extra_is_documented() -> None:
         f"`{extra}`" for extra in PROJECT.get("optional-dependencies", {})
     }
     assert {name for name in missing if name not in readme} == set()
+
+
+def test_every_option_of_a_query_is_documented() -> None:
+    text = (ROOT / "docs/guide/querying.md").read_text().partition("\n## Options\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `(\w+)`", text, re.MULTILINE))
+    parameters = inspect.signature(vfs.connect).parameters.values()
+    assert named == {each.name for each in parameters if each.kind is not each.VAR_KEYWORD} - {"url"}
+    assert named == {*vfs.sqlite._TYPED} - {"replica_url"}
+    for page in ("django.md", "sqlalchemy.md", "fast-queries.md"):
+        assert "(querying.md#options)" in (ROOT / "docs/guide" / page).read_text()
 
 
 def test_every_error_is_documented() -> None:

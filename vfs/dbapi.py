@@ -129,7 +129,7 @@ def connect(
         isolation_level: None for a view of its own for each statement, else one view from the first query to `commit()`
             or `rollback()`.
         detect_types: `PARSE_DECLTYPES`, `PARSE_COLNAMES` or both, as for `sqlite3`: use its converters.
-        options: `poll_interval`, `cache_size` and `timeout` as `vfs.connect` takes them; the rest goes to the storage.
+        options: Those of `vfs.connect`; what it does not know goes to the storage.
 
     Raises:
         OperationalError: The storage cannot be reached, the replica is empty, or the time cannot be had.
