@@ -225,6 +225,9 @@ class ReplicaFile:
             page = self.page(pgno)
             if page and self._is_kept:
                 self._front[offset] = page
+                if self._ahead.is_scanning:
+                    for each, beside in self._ahead.beside(self._view):
+                        self._front[(each - 1) * page_size] = beside
             return page
         last = (offset + amount - 1) // page_size + 1
         whole = b"".join(self.page(each) for each in range(pgno, last + 1))
@@ -246,10 +249,6 @@ class ReplicaFile:
         else:
             meter.misses += 1
         self._ahead.seen(self._view, pgno, page)
-        if in_scan and self._is_kept:
-            page_size = self._view.page_size
-            for each, beside in self._ahead.beside(self._view):
-                self._front[(each - 1) * page_size] = beside
         return _page_one(page, self._view) if pgno == 1 else page
 
     def _show(self, view: View) -> None:

@@ -268,7 +268,8 @@ class ReadAhead:
         """Ask for nothing more: the statement has ended."""
         if self._asked:
             self._asked.clear()
-        self._last, self._rising, self._index_leaf, self._lookups = _NOWHERE, 0, 0, None
+        self._last, self._rising, self._index_leaf = _NOWHERE, 0, 0
+        self._lookups = self._under_way = None
         self.is_active = False
 
     def wants(self, view: View, pgno: int) -> bool:
@@ -306,6 +307,11 @@ class ReadAhead:
             return False
         self._extend(view, stream, pgno)
         return True
+
+    @property
+    def is_scanning(self) -> bool:
+        """Whether the page that was wanted last belongs to a scan."""
+        return self._under_way is not None
 
     def beside(self, view: View) -> Iterator[tuple[int, bytes]]:
         """Yield leaves that a scan will want next and that are there: it is told of none of them when they are wanted."""
