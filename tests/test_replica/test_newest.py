@@ -3,16 +3,20 @@
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Self
 
 import pytest
 
-from backends import ObjectInfo, Page
+from backends import ObjectInfo, Page, open_backend
 from backends.memory import MemoryBackend
+from backends.obstore_s3 import ObstoreS3Backend
+from backends.s3 import S3Backend
 from ltx.replica.files import files_of
 from ltx.replica.layout import FLAT, FOLDERS, Layout, native_layout
 from ltx.replica.newest import NewestLister
 from ltx.replica.plan import extend, reach_of
+from tests.servers.seaweedfs import S3Server
 
 _names = itertools.count()
 
@@ -208,3 +212,17 @@ def test_any_replica_that_compaction_and_retention_leave_is_listed_as_far_as_it_
     lister = NewestLister(backend)
     check(backend, lister)
     check(backend, lister)
+
+
+def test_on_an_s3_server_with_obstore_and_without(s3_server: S3Server, s3_url: str) -> None:
+    with open_backend(s3_url, **s3_server.options) as backend, ThreadPoolExecutor(16) as pool:
+        keys = [*zero(1, 1100), *merged(1, 1, 1096, 4), *snapshots(1090), "lineage.json", "z/other"]
+        list(pool.map(lambda key: backend.put(key, b"x"), keys))
+        assert type(backend) is ObstoreS3Backend
+        for kind in (ObstoreS3Backend, S3Backend):
+            with kind.from_url(s3_url, **s3_server.options) as reader:
+                listing = NewestLister(reader).list()
+                assert reader.stats.requests == {"list": 4}
+                assert not listing.is_whole
+                assert reach_of(listing.files).txids[-1] == 1100
+                assert len(listing.files) < 50
