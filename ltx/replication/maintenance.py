@@ -77,7 +77,7 @@ class Maintenance:
                 self._retain()
         except Exception as error:  # noqa: BLE001 - else nobody would hear that the replica only grows
             if not self._is_damage(error):
-                if str(error) != str(uploader.upkeep_error):
+                if str(error) not in (str(uploader.upkeep_error), str(self._soundness.problem)):
                     log_failure("upkeep failed", error, replica=uploader.replica.url)
                 uploader.upkeep_error = error
                 return min(_LONGEST_S, self._upkeep.check_s)

@@ -12,6 +12,7 @@ from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
 from ltx.replica.lineage import Writer, name_writer, read_writer
 from ltx.replica.replica import Replica
+from ltx.replica.retention import Verified
 from ltx.replication.baseline import checksum_at
 from ltx.replication.create import create_object
 from ltx.replication.failures import describe
@@ -141,6 +142,9 @@ class Uploader:
         known: bool | None = True
         if newest and txid != self.txid:  # else we put it there, or found it to be ours before
             known = self._line.matches(self.replica, newest, checksum)
+            if known is False and Verified().fault_of(self.replica.backend, newest):
+                self.heal(txid)  # what it ends with says nothing: it is damaged
+                known = True
         if txid > self._line.txid or known is False:
             raise self._conflict(f"its TXID {format_txid(txid)} is not ours")
         self._lacks = known is None or self._line.pending(txid) is None

@@ -3,9 +3,10 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -169,6 +170,62 @@ def test_nothing_is_deleted_for_a_damaged_file_that_should_replace_it(world: Wor
     assert before <= world.keys()
     assert world.is_whole()
     database.close()
+
+
+def test_a_damaged_file_is_not_taken_for_another_writers(world: World) -> None:
+    database = Database(world.path, [world.replica], Settings())
+    uploader = database.uploaders[0]
+    for _ in range(4):
+        world.commit()
+        database.sync()
+        assert uploader.push()
+    *_, last, newest = sorted(world.keys())
+    (world.url / newest).unlink()
+    world.damage(last, cut=True)
+    uploader.doubt()
+    for _ in range(2):
+        uploader.push()
+        database.sync()
+    assert uploader.push()
+    assert not uploader.error
+    assert world.is_whole()
+    database.close()
+
+
+def test_whatever_somebody_else_does_it_is_whole_again_in_the_end(world: World) -> None:
+    seed = time.time_ns() % 1_000_000
+    print(f"seed: {seed}")
+    choice = Random(seed)
+    upkeep = Upkeep(
+        LevelPolicy((_SECOND, 2 * _SECOND), 4 * _SECOND),
+        RetentionPolicy(5 * _SECOND, timedelta(seconds=0.5), timedelta(0)),
+        check_s=0.2,
+    )
+    with world.running(upkeep) as database:
+        for number in range(240):
+            world.commit()
+            time.sleep(choice.random() * 0.05)
+            files = world.replica.files()
+            if number % 20 == 19 and files:
+                file = choice.choice([*files, max(files, key=lambda file: file.max_txid)])
+                with suppress(FileNotFoundError):
+                    match choice.choice(["damage", "cut", "delete", "delete level", "delete all"]):
+                        case "delete":
+                            (world.url / file.key).unlink()
+                        case "delete level":
+                            shutil.rmtree(world.url / "ltx" / str(file.level))
+                        case "delete all":
+                            shutil.rmtree(world.url)
+                        case how:
+                            world.damage(file.key, cut=how == "cut")
+
+        def is_whole() -> bool:
+            world.commit()
+            time.sleep(0.3)
+            return world.is_whole()
+
+        eventually(is_whole, seconds=25)
+        assert database.status.replicas[0]["error"] is None
 
 
 def delete_level_0(world: World) -> None:
