@@ -10,8 +10,7 @@ _BENCHES = ("restore", "memory", "backends", "vfs", "replicate", "extension")
 _STORAGES = ("s3", "webdav", "gcs", "azure", "sftp")
 
 
-def main() -> int:
-    """Run the benchmarks; 1 when a goal was missed."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument(
         "--only", choices=_BENCHES, nargs="+", default=_BENCHES, help="which of them to run (all)"
@@ -49,7 +48,12 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, help="where to work; needs about eight times the size (a temporary one)"
     )
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """Run the benchmarks; 1 when a goal was missed."""
+    options = _parser().parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.folder) as folder:
         met = "restore" not in options.only or bench_restore(Path(folder), options.megabytes, options.repeats)
         if "memory" in options.only and options.memory:

@@ -35,30 +35,35 @@ EXAMPLES = examples(
 )
 
 
+_Retention = Annotated[
+    str | None,
+    typer.Option(
+        "--retention",
+        metavar="TIME",
+        help="Keep every moment since so long ago, such as 168h: 24h unless the configuration says otherwise.",
+        show_default=False,
+    ),
+]
+_Level0 = Annotated[
+    str | None,
+    typer.Option(
+        "--l0-retention",
+        metavar="TIME",
+        help="Keep files of level 0 so long, and until they are merged: 5m unless the configuration says otherwise.",
+        show_default=False,
+    ),
+]
+_DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Say what would go and what would stay restorable; delete nothing."),
+]
+
+
 def retain(
     url: ReplicaURL,
-    retention: Annotated[
-        str | None,
-        typer.Option(
-            "--retention",
-            metavar="TIME",
-            help="Keep every moment since so long ago, such as 168h: 24h unless the configuration says otherwise.",
-            show_default=False,
-        ),
-    ] = None,
-    l0_retention: Annotated[
-        str | None,
-        typer.Option(
-            "--l0-retention",
-            metavar="TIME",
-            help="Keep files of level 0 so long, and until they are merged: 5m unless the configuration says otherwise.",
-            show_default=False,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Say what would go and what would stay restorable; delete nothing."),
-    ] = False,
+    retention: _Retention = None,
+    l0_retention: _Level0 = None,
+    dry_run: _DryRun = False,
     as_json: AsJSON = False,
     config: ConfigFile = None,
     no_expand_env: ExpandEnv = False,

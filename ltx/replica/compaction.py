@@ -92,11 +92,7 @@ def compact(
     policy = policy or LevelPolicy()
     if not 1 <= level < SNAPSHOT_LEVEL:
         raise ValueError(f"levels 1 to {SNAPSHOT_LEVEL - 1} are merged from the one below, not level {level}")
-    cut = _Cut(
-        policy.interval(1) if level == 1 else None,
-        None if before is None else to_timestamp_ms(before),
-        to_timestamp_ms(now or datetime.now(UTC)),
-    )
+    cut = _Cut.of(policy.interval(1) if level == 1 else None, before, now)
     made: list[Compacted] = []
     listed = files
 
@@ -205,6 +201,12 @@ class _Cut:
     interval: timedelta | None
     before_ms: int | None
     now_ms: int
+
+    @classmethod
+    def of(cls, interval: timedelta | None, before: datetime | None, now: datetime | None) -> "_Cut":
+        """Make one of times, `now` being the clock's if it is None."""
+        before_ms = None if before is None else to_timestamp_ms(before)
+        return cls(interval, before_ms, to_timestamp_ms(now or datetime.now(UTC)))
 
     def stops(self, time_ms: int) -> bool:
         return self.before_ms is not None and time_ms >= self.before_ms

@@ -16,7 +16,7 @@ from ltx.errors import ConflictError, DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
 from ltx.replica.layout import SNAPSHOT_LEVEL
-from ltx.replica.lineage import meta_folder, name_writer, read_writer
+from ltx.replica.lineage import Writer, meta_folder, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, published_txid, table_path_of
 from ltx.replication.create import create_object
@@ -92,34 +92,67 @@ def replicate_once(
     with _state_folder(table_path.parent):
         check_guard(table_path.parent, path)
         sweep(table_path)
-        files = replica.files()
-        newest = max((file.max_txid for file in files), default=0)
-        published = published_txid(table_path)
-        identity = Identity(path, table_path.parent)
-        identity.read()
-        theirs = read_writer(replica.backend) if replica.has_lineage and newest > published else None
-        stranger = False
-        if theirs is not None and not adopt:  # before anything is remembered of what is there
-            stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
-        # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
-        known = published <= newest and ensure_table(table_path, replica, files, newest)
-        txid = TXID(1 + max(newest, published))
-        if stranger:
-            _check_kinship(identity, replica.url, table_path)
+        following = _following(path, replica, table_path, adopt=adopt)
         with open_table(table_path) as table, replica.backend.stage(table_path.parent) as staged:
-            found = _stage(path, txid, table if known else None, table_path, staged, progress)
+            base = table if following.is_known else None
+            found = _stage(path, following.txid, base, table_path, staged, progress)
             if found is None:
                 return None
-            encoder, writer = found
-            with closing(writer):
-                header = encoder.header
-                level = 0 if header.min_txid == txid else SNAPSHOT_LEVEL
-                key = replica.layout.key(level, header.min_txid, txid)
-                create_object(replica, key, staged, encoder.file_checksum, encoder.header.timestamp_ms)
-                writer.install(txid, encoder.file_checksum)
-            if theirs and not identity.wrote(theirs):  # else whoever it names would take us for itself
-                identity.settle(theirs)
-                name_writer(replica.backend, identity.writer())
+            published = _publish(replica, following.txid, staged, *found)
+            following.name_us(replica)
+    return published
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """What a transaction goes on from.
+
+    Attributes:
+        txid: Its own TXID.
+        is_known: Whether the table of page hashes has what is on the replica.
+        identity: Who we are.
+        theirs: Who wrote to the replica last, where that may have been somebody else.
+    """
+
+    txid: TXID
+    is_known: bool
+    identity: Identity
+    theirs: Writer | None
+
+    def name_us(self, replica: Replica) -> None:
+        """Let the replica name us as its writer, where it names another one: that one would take us for itself."""
+        if self.theirs and not self.identity.wrote(self.theirs):
+            self.identity.settle(self.theirs)
+            name_writer(replica.backend, self.identity.writer())
+
+
+def _following(path: Path, replica: Replica, table_path: Path, *, adopt: bool) -> _Following:
+    """Find out what is on the replica, and whether we may go on with it."""
+    files = replica.files()
+    newest = max((file.max_txid for file in files), default=0)
+    published = published_txid(table_path)
+    identity = Identity(path, table_path.parent)
+    identity.read()
+    theirs = read_writer(replica.backend) if replica.has_lineage and newest > published else None
+    stranger = False
+    if theirs is not None and not adopt:  # before anything is remembered of what is there
+        stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
+    # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
+    known = published <= newest and ensure_table(table_path, replica, files, newest)
+    if stranger:
+        _check_kinship(identity, replica.url, table_path)
+    return _Following(TXID(1 + max(newest, published)), known, identity, theirs)
+
+
+def _publish(
+    replica: Replica, txid: TXID, staged: BinaryIO, encoder: Encoder, writer: TableWriter
+) -> Published:
+    with closing(writer):
+        header = encoder.header
+        level = 0 if header.min_txid == txid else SNAPSHOT_LEVEL
+        key = replica.layout.key(level, header.min_txid, txid)
+        create_object(replica, key, staged, encoder.file_checksum, header.timestamp_ms)
+        writer.install(txid, encoder.file_checksum)
     return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp)
 
 

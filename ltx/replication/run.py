@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from types import FrameType
 
 import apsw
@@ -67,53 +67,78 @@ def run(
         LTXError, backends.BackendError, OSError: It could not even begin.
     """
     daemon = Daemon(flush_s=configuration.flush_s, flush_pause_s=configuration.flush_pause_s)
-    told, reload, over = threading.Event(), threading.Event(), threading.Event()
-    child: subprocess.Popen[bytes] | None = None
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        if number == signal.SIGHUP:
-            reload.set()
-            return
-        if told.is_set() and (child is None or child.poll() is not None):
-            os._exit(ABORTED)
-        told.set()
-        if child is not None and child.poll() is None:
-            child.send_signal(number)
-
-    woken_before = signal.set_wakeup_fd(-1)  # nobody else is to end us meanwhile
-    numbers = (*_SIGNALS, signal.SIGHUP) if again else _SIGNALS
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    fleet = Fleet(daemon, opened)
-    try:
-        with _around(daemon, configuration):
-            fleet.take(configuration)
-            if configuration.command:  # it is not to begin with an empty database
-                fleet.restore_missing()
-            daemon.start()
-            heart = Heart(daemon, configuration.heartbeat)
-            daemon.schedule(heart.beat)
-            if again:
-                threading.Thread(
-                    target=_reload, args=(reload, over, again, fleet, heart), name="reload", daemon=True
-                ).start()
-            log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
-            if configuration.command:
-                child = _begun(configuration.command)
-                status = _wait(child)
-            else:
-                while not told.wait(0.5):  # a signal just before a longer wait would not end it
-                    pass
-                status = 0
-            over.set()
-            reload.set()
-            flushed = daemon.stop()
-            log.info("ended", extra={"flushed": flushed})
-    finally:
-        fleet.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(woken_before)
+    signals, over = _Signals(), threading.Event()
+    with (
+        signals.heard(reloading=again is not None),
+        closing(Fleet(daemon, opened)) as fleet,
+        _around(daemon, configuration),
+    ):
+        fleet.take(configuration)
+        if configuration.command:  # it is not to begin with an empty database
+            fleet.restore_missing()
+        daemon.start()
+        heart = Heart(daemon, configuration.heartbeat)
+        daemon.schedule(heart.beat)
+        if again:
+            threading.Thread(
+                target=_reload, args=(signals.reload, over, again, fleet, heart), name="reload", daemon=True
+            ).start()
+        log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
+        if configuration.command:
+            signals.child = _begun(configuration.command)
+        status = signals.wait()
+        over.set()
+        signals.reload.set()
+        flushed = daemon.stop()
+        log.info("ended", extra={"flushed": flushed})
     return status or (0 if flushed else 1)
+
+
+class _Signals:
+    """What signals ask for: the end, of which a child is told, too, or the configuration anew.
+
+    Attributes:
+        told: Set once the end is asked for.
+        reload: Set when the configuration is to be read again.
+        child: The program that runs meanwhile, where there is one.
+    """
+
+    def __init__(self) -> None:
+        self.told, self.reload = threading.Event(), threading.Event()
+        self.child: subprocess.Popen[bytes] | None = None
+
+    @contextmanager
+    def heard(self, *, reloading: bool) -> Iterator[None]:
+        """Take signals meanwhile; SIGHUP only where there is something to read again."""
+        woken_before = signal.set_wakeup_fd(-1)  # nobody else is to end us meanwhile
+        numbers = (*_SIGNALS, signal.SIGHUP) if reloading else _SIGNALS
+        before = {number: signal.signal(number, self._take) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(woken_before)
+
+    def wait(self) -> int:
+        """Wait for the child's end, and return its status as a shell has it; without one for the end, and return 0."""
+        if self.child is not None:
+            status = self.child.wait()
+            return 128 - status if status < 0 else status
+        while not self.told.wait(0.5):  # a signal just before a longer wait would not end it
+            pass
+        return 0
+
+    def _take(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self.reload.set()
+            return
+        runs = self.child is not None and self.child.poll() is None
+        if self.told.is_set() and not runs:
+            os._exit(ABORTED)
+        self.told.set()
+        if self.child is not None and runs:
+            self.child.send_signal(number)
 
 
 @contextmanager
@@ -179,9 +204,3 @@ def _begun(command: Sequence[str]) -> "subprocess.Popen[bytes]":
     except OSError as error:
         reason = f"the program to run meanwhile cannot be run: {error.strerror}: {command[0]}"
         raise LTXError(f"{reason}; check its name and PATH") from error
-
-
-def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Return what a shell would say of a child's end."""
-    status = child.wait()
-    return 128 - status if status < 0 else status
