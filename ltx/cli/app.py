@@ -15,7 +15,7 @@ from ltx.cli import compact, doctor, extension, replicate, restore, retain, snap
 from ltx.cli import list as list_files
 from ltx.cli.failures import describe
 from ltx.cli.interrupts import INTERRUPTED, Interrupted, interruptible
-from ltx.cli.options import examples
+from ltx.cli.options import examples, usage_error
 from ltx.cli.output import complain
 from ltx.cli.secrets import Secrets
 
@@ -116,12 +116,23 @@ def _run(words: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     code = 0
     try:
+        _check_dashes(command, words)
         with command.make_context("ltx", [*words]) as context:
             command.invoke(context)
     except typer.Exit as end:
         code = end.exit_code
     sys.stdout.flush()  # here, where an error can be told
     return code
+
+
+def _check_dashes(program: object, words: Sequence[str]) -> None:
+    """Refuse `-force`, which is how Litestream has it: here it would be `-f -o rce`."""
+    commands = getattr(program, "commands", {}).values()
+    known = {option for command in commands for each in command.params for option in each.opts}
+    for word in words:
+        name = word.partition("=")[0]
+        if len(name) > 2 and f"-{name}" in known:
+            raise usage_error(f"options have two dashes: write -{name} instead of {name}")
 
 
 def _usage(error: Exception) -> str:

@@ -110,7 +110,7 @@ def replicate_once_each(given: Given, found: Configuration, *, stats: bool) -> N
     failures: list[Exception] = []
     for each in databases:
         try:
-            _replicate_once(each, stats=stats)
+            _replicate_once(each, stats=stats, named=len(databases) > 1)
         except (LTXError, BackendError, OSError) as error:
             if len(databases) == 1:
                 raise
@@ -120,7 +120,8 @@ def replicate_once_each(given: Given, found: Configuration, *, stats: bool) -> N
         raise typer.Exit(1)
 
 
-def _replicate_once(each: Replicated, *, stats: bool) -> None:
+def _replicate_once(each: Replicated, *, stats: bool, named: bool) -> None:
+    subject = f"{each.path}: " if named else ""
     with opened_by(each.places[0].open, stats=stats) as replica:
         if each.settings.restore and not each.path.exists() and replica.files():
             replica.restore(each.path)
@@ -134,12 +135,14 @@ def _replicate_once(each: Replicated, *, stats: bool) -> None:
             )
         where = replica.url
     if published is None:
-        print(f"nothing was published: {where} has all that is committed")
+        print(f"{subject}nothing was published: {where} has all that is committed")
         return
     if published.level == SNAPSHOT_LEVEL:
-        complain("files are missing on the replica, so all pages were written; older states are as they were")
+        complain(
+            f"{subject}files are missing on the replica, so all pages were written; older states are as they were"
+        )
     pages = "1 page" if published.page_count == 1 else f"{published.page_count} pages"
     print(
-        f"published TXID {format_txid(published.txid)} of {format_time(published.time)}: "
+        f"{subject}published TXID {format_txid(published.txid)} of {format_time(published.time)}: "
         f"{pages}, {published.size} bytes, {published.key}"
     )

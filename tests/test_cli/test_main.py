@@ -88,6 +88,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(cli: LTX, place: Path, words: l
     assert said in found.err
 
 
+@pytest.mark.parametrize("word", ["-force", "-timestamp", "-config=x.yml", "-if-replica-exists"])
+def test_one_dash_is_not_taken_for_many_short_options(cli: LTX, replica: Replicated, word: str) -> None:
+    """`-force` would be `-f -o rce`: a copy that follows, in a file of that name."""
+    before = sorted(os.listdir())
+    found = cli("restore", "replica", "-o", "out.db", word)
+    assert found.code == 2
+    name = word.partition("=")[0]
+    assert f"options have two dashes: write -{name} instead of {name}; see 'ltx" in found.err
+    assert sorted(os.listdir()) == before
+    assert cli("restore", "replica", "-oout.db").code == 0
+
+
 def test_replicate_without_anything_asks_for_what(
     cli: LTX, monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:

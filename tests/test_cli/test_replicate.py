@@ -64,3 +64,16 @@ def test_a_storage_that_cannot_be_written(cli: LTX, database: Path) -> None:
     assert found.err.count("\n") == 1
     assert found.err.startswith("ltx: ")
     assert Path("replica").read_text() == "in the way"
+
+
+def test_several_databases_are_named(cli: LTX, database: Path, place: Path) -> None:
+    (place / "b.db").write_bytes(database.read_bytes())
+    entries = "".join(f"- path: {name}.db\n  replica: {{path: r{name}}}\n" for name in ("app", "b"))
+    Path("litestream.yml").write_text(f"dbs:\n{entries}")
+    for said in ("published TXID", "nothing was published: "):
+        found = cli("replicate", "--once", "--config", "litestream.yml")
+        assert [line.partition(": ")[0] for line in found.out.splitlines()] == [
+            str(database),
+            f"{place}/b.db",
+        ]
+        assert all(f".db: {said}" in line for line in found.out.splitlines())
