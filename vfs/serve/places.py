@@ -135,16 +135,23 @@ class Places:
         view = self._file.view
         lock_page, snapshot = view.lock_page, view.files[0]
         # Which pages a snapshot holds is known without its index.
-        is_plain = not view.unverified and all(index is snapshot.index for index in view.searched)
+        is_located = all(index is snapshot.index for index in view.searched)
         with suppress(CorruptError, FileError):  # whoever reads the page learns of it
             while first < end:
-                is_usual = is_plain and 1 < first != lock_page
-                key = (view.file_of(first).number, first) if is_usual else self._key(first)
+                if is_located and 1 < first != lock_page:
+                    file, stop = view.span(first, lock_page if first < lock_page < end else end)
+                    for pgno in range(first, stop):
+                        if not view.trusts(pgno) and view.doubts(pgno):
+                            return
+                        yield file.number, pgno
+                    first = stop
+                    continue
+                key = self._key(first)
                 if key is None:
                     return
                 yield key
                 first += 1
-                if not is_plain and key[0] > 0:  # frames that lie one behind the other are found at once
+                if not is_located and key[0] > 0:  # frames that lie one behind the other are found at once
                     for pgno, _, _ in view.run_at(first - 1, end - first + 1, RUN_SIZE).frames[1:]:
                         if view.doubts(pgno):
                             return
