@@ -55,17 +55,20 @@ class LocalFiles:
         self._avoided.add(file.name)
         return True
 
-    def read(self, file: LTXFile) -> Iterator[bytes]:
-        """Yield a file's bytes in pieces.
-
-        Raises:
-            NotFoundError: It cannot be read.
-        """
+    def read(self, file: LTXFile) -> Iterator[bytes] | None:
+        """Return a file's bytes in pieces, whatever becomes of the file from now on; None where it is gone."""
         try:
-            with open(self.folder / file.name, "rb") as local:
-                yield from _read(local)
-        except OSError as error:
-            raise NotFoundError(f"{self.folder / file.name}: {error.strerror}", key=file.key) from error
+            return _pieces(file, open(self.folder / file.name, "rb"))
+        except OSError:
+            return None
+
+
+def _pieces(file: LTXFile, local: BinaryIO) -> Iterator[bytes]:
+    try:
+        with local:
+            yield from _read(local)
+    except OSError as error:
+        raise NotFoundError(f"{local.name}: {error.strerror}", key=file.key) from error
 
 
 class Input(Decoder):
@@ -137,8 +140,8 @@ def opened(backend: Backend, files: Sequence[LTXFile], local: LocalFiles | None 
                 source = _remote(backend, file, next(firsts))
                 expected = next(following, None)
             else:
-                assert local is not None
-                source = local.read(file)
+                here = local.read(file) if local else None  # what is uploaded may go meanwhile
+                source = here or _remote(backend, file, backend.get(*_first_piece(file)))
             item = Input(file, source, commit)
         except FAULTS as error:
             raise FileError(file, error) from error

@@ -134,6 +134,31 @@ def test_a_local_file_that_is_damaged_missing_or_of_another_size_is_downloaded(
     assert checked(replica, HISTORY, tmp_path) == list(range(1, 13))
 
 
+def test_local_files_that_go_while_a_merge_runs_are_downloaded_by_the_same_merge(
+    backend: MemoryBackend, tmp_path: Path
+) -> None:
+    """A replicator removes what it uploaded: with a slow storage that goes on faster than the merge."""
+    here = tmp_path / "ltx"
+    here.mkdir()
+
+    class Removing(Stepping):
+        def get(self, key: str, start: int = 0, end: int | None = None) -> bytes:
+            for path in here.iterdir():
+                path.unlink()
+            return self.backend.get(key, start, end)
+
+    HISTORY.put_all(backend)
+    replica = Replica(Removing(backend, lambda *_: None))
+    for file in replica.files(0)[1:]:
+        (here / file.name).write_bytes(backend.get(file.key))
+    before = dict(backend.stats.requests)
+    [made] = compact(replica, 1, policy=HOUR, local=LocalFiles(here))
+    assert (made.file.min_txid, made.file.max_txid) == (1, 12)
+    assert backend.stats.requests["get"] - before["get"] == 12
+    assert backend.stats.requests["list"] - before["list"] == 1
+    assert checked(replica, HISTORY, tmp_path) == list(range(1, 13))
+
+
 def name_of(txid: int) -> str:
     return f"{txid:016x}-{txid:016x}.ltx"
 
