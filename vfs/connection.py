@@ -69,7 +69,7 @@ def connect(
     pinned = {"pin": "1"} if pin else {}
     name = _name(
         url,
-        {"source": hand_over(source), "poll_interval": repr(poll_interval), **pinned, **_moment(at, txid)},
+        {"source": hand_over(source), "poll_interval": str(poll_interval), **pinned, **_moment(at, txid)},
     )
     flags = (
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
@@ -94,7 +94,7 @@ def uri(
     """
     if isinstance(txid, int):
         txid = f"{txid:016x}"
-    polling = {} if poll_interval is None else {"poll_interval": repr(poll_interval)}
+    polling = {} if poll_interval is None else {"poll_interval": str(poll_interval)}
     return _name(url, {"replica_url": url, **polling, **_moment(at, txid)})
 
 

@@ -185,10 +185,10 @@ def open_source(
     Raises:
         backends.ConfigError: The URL, an option or a limit is wrong.
     """
-    if not 0 <= cache_size < 1 << 53:
-        raise ConfigError(f"cache_size is a number of bytes, not {cache_size}")
-    if not 0 < timeout_s < 1 << 31:
-        raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s}")
+    if not isinstance(cache_size, int | float) or not 0 <= cache_size < 1 << 53:
+        raise ConfigError(f"cache_size is a number of bytes, not {cache_size!r}")
+    if not isinstance(timeout_s, int | float) or not 0 < timeout_s < 1 << 31:
+        raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s!r}")
     folder = os.environ.get(DIR_VARIABLE, "") if cache_dir is None else cache_dir
     disk = open_disk_cache(folder, cache_dir_size) if folder else None
     replica = Replica.open(url, **options)

@@ -84,6 +84,8 @@ def replicate_once(
             database never had.
         BackendError: The storage failed; a further run begins where this one did.
     """
+    if isinstance(replica, str | os.PathLike):
+        raise TypeError("a replica is opened first: with ltx.Replica.open(url) as replica")
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(database))))
     check_is_file(path)
     table_path = table_path_of(path, replica.url)

@@ -302,3 +302,9 @@ def test_what_is_no_database_changes_nothing_anywhere(kind: str, tmp_path: Path)
     with pytest.raises(DatabaseError):
         replicate_once(path, Replica(LocalBackend(tmp_path / "replica")))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_url_is_no_replica(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"opened first: with ltx\.Replica\.open\(url\)"):
+        replicate_once(make(tmp_path / "a.db"), str(tmp_path / "replica"))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.db"]

@@ -235,9 +235,18 @@ def test_a_parameter_as_the_real_litestream_has_it_is_taken(parameter: str, sour
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("cache_size", -1), ("timeout", 0), ("timeout", -1), ("timeout", float("nan")), ("poll_interval", -1)],
+    [
+        ("cache_size", -1),
+        ("timeout", 0),
+        ("timeout", -1),
+        ("timeout", float("nan")),
+        ("poll_interval", -1),
+        ("cache_size", "64MB"),
+        ("timeout", "5s"),
+        ("poll_interval", "soon"),
+    ],
 )
-def test_a_limit_that_means_nothing_is_refused(option: str, value: float, source: Origin) -> None:
+def test_a_limit_that_means_nothing_is_refused(option: str, value: object, source: Origin) -> None:
     with pytest.raises(ValueError, match=f"{option}.* number"):
         vfs.connect(source.url, **{option: value})  # type: ignore[arg-type]
 
