@@ -80,11 +80,12 @@ class Places:
         pages, view = self._file.source.pages, self._file.view
         count = min(scan.window, pages.most_ahead_size // view.page_size)
         end = min(first + count, view.commit + 1)
+        least = count // 2 if end <= view.commit else 1
         key = next(self._keys(first, end), None)
         is_there = key is not None and (self._arena.find(key) is not None or pages.has(view, first))
         if not is_there or not first <= scan.asked_up_to <= end:
             scan.asked_up_to = first
-        if 0 < end - scan.asked_up_to >= count // 2:
+        if end - scan.asked_up_to >= max(1, least):
             begin, scan.asked_up_to = scan.asked_up_to, end
             known = [self._arena.find(key) is not None for key in self._keys(begin, end)]
             lacking = [begin + at for at, is_known in enumerate(known) if not is_known]

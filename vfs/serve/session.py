@@ -27,6 +27,9 @@ _FIRST_PLACES, _MOST_PLACES = 16, 4096
 _MOST_SCANS = 8
 """Scans whose next page is remembered: one of them, an interior page, another one, and the first goes on."""
 
+_SKIPPED = 4
+"""Pages that a scan may leave out: interior pages, which it read at another time."""
+
 _LONG_WINDOW = 4 * _FIRST_PLACES
 """From which on a scan goes on while its client is busy; a look at a few pages needs nothing ahead."""
 
@@ -116,7 +119,8 @@ class Session:
 
     def _read(self, payload: Reader) -> tuple[bytes, list[int]]:
         first, places = payload.u32(), self._placed
-        scan = self._scans.pop(first, None)
+        expected = next((each for each in self._scans if 0 <= first - each <= _SKIPPED), 0)
+        scan = self._scans.pop(expected, None)
         if scan is None:
             scan = Scan(_FIRST_PLACES)
         else:
