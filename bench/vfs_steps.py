@@ -105,7 +105,8 @@ if __name__ == "__main__":
         _load_theirs()
     elif sys.argv[1] == "ours":
         # What is measured begins after imports: the peer's library is loaded by now, too.
-        import s3fs  # noqa: F401
+        import obstore  # noqa: F401
 
+        import backends.obstore_s3  # noqa: F401
         import vfs  # noqa: F401
     main(sys.argv[1], sys.argv[2], sys.argv[3:])

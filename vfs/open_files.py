@@ -37,6 +37,9 @@ _HEAD_SIZE = 16 << 10
 _SIZE, _FEW, _SIZE_OF_ONE = 512 << 10, 21, 32 << 10
 """Bytes that opening a few files reads, and as many more for each one beyond these."""
 
+_INDEX_PART = 240
+"""A page index is such a part of its file, about, where pages of 4 KiB become half as long."""
+
 _BATCH_SIZE = 16 << 20
 _KEPT_SIZE = 8 << 20
 """Bytes of pages of one file that are kept when it is read whole."""
@@ -293,7 +296,9 @@ def _ends_of(files: Sequence[LTXFile]) -> list[_Ends]:
             pieces[file] = ((file.key, 0, file.size),)
             room -= file.size
             continue
-        tail = min(TAIL_SIZE, max(_LEAST_TAIL_SIZE, room // (rest + 1)), file.size)
+        most = max(_LEAST_TAIL_SIZE, room // (rest + 1))
+        index = file.size // _INDEX_PART + TRAILER_SIZE
+        tail = min(index if TAIL_SIZE < index <= most else TAIL_SIZE, most, file.size)
         head = min(_HEAD_SIZE if file.min_txid == 1 else HEADER_SIZE, file.size)
         pieces[file] = ((file.key, 0, head), (file.key, file.size - tail, file.size))
         room -= tail

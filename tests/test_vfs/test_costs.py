@@ -10,9 +10,10 @@ import pytest
 
 import vfs
 from backends import Backend
+from ltx import TXID, LTXFile
 from tests.test_vfs.origin import Origin, catch_up, number, origin, rows, seen
 from tests.test_vfs.storages import Waves, hooked
-from vfs.open_files import WHOLE_SIZE
+from vfs.open_files import WHOLE_SIZE, _ends_of
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
 
 SCAN = "SELECT count(*) FROM t WHERE length(b) > 1"
@@ -68,6 +69,18 @@ def test_opening_takes_one_listing_and_one_or_two_reads_a_file(source: Origin) -
     assert meter.bytes() == (16 << 10) + (64 << 10) + sum(small)
     assert kept.replica.url == source.url
     assert seen(db) == 6
+
+
+def test_a_longer_page_index_comes_with_the_first_read_of_few_files_and_many_cost_little_more() -> None:
+    """A page index is 1/250 of a file of pages that become half as long: for 100 MB it is 208 KB."""
+    files = [LTXFile(0, TXID(txid), TXID(txid), 53_014_254, f"{txid}") for txid in range(1, 101)]
+    (one,) = _ends_of(files[:1])
+    assert one.size - (16 << 10) > 207_775
+    for count in (1, 2, 5, 21):
+        assert sum(ends.size for ends in _ends_of(files[:count])) < (512 << 10) + (18 << 10)
+    assert sum(ends.size for ends in _ends_of(files)) < (512 << 10) + 79 * (32 << 10) + (28 << 10)
+    (huge,) = _ends_of([LTXFile(0, TXID(1), TXID(1), 1 << 40, "1")])
+    assert huge.size == (16 << 10) + (64 << 10), "it is searched: more of it would not help"
 
 
 def test_a_point_query_reads_its_path_through_the_tree(source: Origin) -> None:
