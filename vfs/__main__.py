@@ -11,6 +11,7 @@ from backends import BackendError
 from ltx import LTXError
 from ltx.replica.durations import parse_seconds
 from vfs.connection import connect
+from vfs.hydration_place import remove_private
 from vfs.shell import ShellError, run
 from vfs.source import DEFAULT_TIMEOUT_S
 from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, URL_VARIABLE
@@ -91,6 +92,7 @@ def main(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         sys.stdout.flush()
+        remove_private()
         os._exit(130)  # the request that was waited for may hang, and its threads would keep the process
     except OSError as error:  # of standard output: a reader that has enough, a full disk
         os.dup2(

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import apsw
 
 from vfs.disk_cache import DEFAULT_DISK_SIZE
+from vfs.hydration_place import is_on
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, open_source
 from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, VFS_NAME, hand_over
 
@@ -24,6 +25,8 @@ def connect(
     pin: bool = False,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dir_size: int = DEFAULT_DISK_SIZE,
+    hydrate: bool | None = None,
+    hydration_path: str | os.PathLike[str] | None = None,
     **storage_options: object,
 ) -> apsw.Connection:
     """Open a replica for queries.
@@ -45,6 +48,10 @@ def connect(
         cache_dir: A folder to keep pages in between runs, for all processes that name it; None for the one that
             LITESTREAM_CACHE_DIR names, if it does.
         cache_dir_size: Bytes that all replicas together may take there.
+        hydrate: Fetch the whole database in the background, in big pieces, to the disk, while queries go on; `PRAGMA
+            litestream_hydration_status` tells how far that is. None for what LITESTREAM_HYDRATION_ENABLED says.
+        hydration_path: A file to keep that in, as long as it takes; None for the one that LITESTREAM_HYDRATION_PATH
+            names. With none it goes into `cache_dir`, and without that into a temporary folder, which is removed.
         storage_options: Handed to the backend.
 
     Returns:
@@ -58,6 +65,7 @@ def connect(
     """
     if isinstance(txid, int):
         txid = f"{txid:016x}"
+    hydrates = is_on(hydrate)
     source = open_source(
         url,
         cache_size,
@@ -65,11 +73,19 @@ def connect(
         storage_options,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         cache_dir_size=cache_dir_size,
+        hydrates=hydrates,
+        hydration_path=None if hydration_path is None else os.fspath(hydration_path),
     )
     pinned = {"pin": "1"} if pin else {}
     name = _name(
         url,
-        {"source": hand_over(source), "poll_interval": str(poll_interval), **pinned, **_moment(at, txid)},
+        {
+            "source": hand_over(source),
+            "poll_interval": str(poll_interval),
+            "hydration_enabled": str(int(hydrates)),
+            **pinned,
+            **_moment(at, txid),
+        },
     )
     flags = (
         apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI

@@ -21,7 +21,15 @@ from ltx.format.checksum import crc
 from vfs.cache import Frame
 from vfs.waiting import ForkedLock
 
-__all__ = ["DEFAULT_DISK_SIZE", "DIR_VARIABLE", "DiskCache", "FileName", "open_disk_cache"]
+__all__ = [
+    "APPLICATION_ID",
+    "DEFAULT_DISK_SIZE",
+    "DIR_VARIABLE",
+    "DiskCache",
+    "FileName",
+    "open_disk_cache",
+    "taken",
+]
 
 DIR_VARIABLE = "LITESTREAM_CACHE_DIR"
 DEFAULT_DISK_SIZE = 1 << 30
@@ -31,7 +39,7 @@ FileName = tuple[str, bytes]
 """A file by its place and size, and by its last bytes, which hold its checksum: a recreated replica reuses places."""
 
 _NAME = "litestream-pages.db"
-_APPLICATION_ID = 0x4C545831
+APPLICATION_ID = 0x4C545831
 _WAL_SIZE = 2 << 20
 _PUT_SIZE = 1 << 20
 _PART = 16
@@ -57,7 +65,13 @@ CREATE TABLE IF NOT EXISTS files (
 );
 CREATE TABLE IF NOT EXISTS frames (id INTEGER PRIMARY KEY, used INTEGER, sum INTEGER, frame BLOB);
 CREATE INDEX IF NOT EXISTS frames_by_use ON frames (used);
+CREATE TABLE IF NOT EXISTS verified (file INTEGER PRIMARY KEY);
 COMMIT;
+"""
+
+_REMOVE_FILES = """
+DELETE FROM files WHERE used < (SELECT min(used) FROM frames)
+AND NOT EXISTS (SELECT 1 FROM frames WHERE frames.id BETWEEN files.id << 32 AND files.id << 32 | 0xFFFFFFFF)
 """
 
 _T = TypeVar("_T")
@@ -71,6 +85,9 @@ class DiskCache:
     Args:
         path: The database.
         max_size: Bytes that it may take, its write-ahead log included.
+
+    Attributes:
+        failure: Why the disk is left alone for a while; empty while it is not.
     """
 
     def __init__(self, path: Path, max_size: int) -> None:
@@ -81,6 +98,7 @@ class DiskCache:
         self._ids: dict[FileName, int] = {}
         self._touched: set[int] = set()
         self._touched_files: set[int] = set()
+        self.failure = ""
         self._not_before = 0.0
         self._lock = ForkedLock()
         _caches.add(self)
@@ -112,12 +130,13 @@ class DiskCache:
 
         self._written(write)
 
-    def get(self, name: FileName, pgnos: Sequence[int]) -> Mapping[int, Frame]:
+    def get(self, name: FileName, pgnos: Sequence[int], *, touch: bool = True) -> Mapping[int, Frame]:
         """Return those frames of a file that are kept.
 
         Args:
             name: The file.
             pgnos: Ascending.
+            touch: Take them for used now.
         """
 
         def read(db: apsw.Connection) -> dict[int, Frame]:
@@ -133,7 +152,7 @@ class DiskCache:
                 pgno = key & 0xFFFFFFFF
                 if pgno in wanted and isinstance(frame, bytes) and _sum(name, pgno, frame) == known:
                     found[pgno] = Frame(frame)
-                    if used < old:
+                    if touch and used < old:
                         self._touched.add(key)
             return found
 
@@ -142,20 +161,25 @@ class DiskCache:
             self._written(self._touch)
         return found
 
-    def put(self, name: FileName, frames: Iterable[tuple[int, bytes]]) -> None:
-        """Keep frames of a file; those that were not used for longest go."""
+    def put(self, name: FileName, frames: Iterable[tuple[int, bytes]]) -> bool:
+        """Keep frames of a file; those that were not used for longest go.
+
+        Returns:
+            Whether all of them are kept now.
+        """
         some: list[tuple[int, bytes]] = []
-        size = 0
+        size, is_kept = 0, True
         for pgno, frame in frames:
             some.append((pgno, frame))
             size += len(frame)
             if size >= _PUT_SIZE:
-                self._put(name, some, size)
+                is_kept &= self._put(name, some, size)
                 some, size = [], 0
         if some:
-            self._put(name, some, size)
+            is_kept &= self._put(name, some, size)
+        return is_kept
 
-    def _put(self, name: FileName, frames: Sequence[tuple[int, bytes]], size: int) -> None:
+    def _put(self, name: FileName, frames: Sequence[tuple[int, bytes]], size: int) -> bool:
         def write(db: apsw.Connection) -> None:
             self._touch(db)
             self._make_room(db, size)
@@ -165,7 +189,7 @@ class DiskCache:
                 [(file << 32 | pgno, now, _sum(name, pgno, frame), frame) for pgno, frame in frames],
             )
 
-        self._written(write)
+        return self._written(write)
 
     def count(self, name: FileName) -> int:
         """Return how many frames of a file are kept."""
@@ -197,13 +221,8 @@ class DiskCache:
 
     def _make_room(self, db: apsw.Connection, size: int) -> None:
         """Remove what was not used for longest, and files of which nothing is left and that are as old."""
-        page_size = int(db.pragma("page_size"))
-        room = self.max_size - 3 * _WAL_SIZE - size * 5 // 4
-
-        def taken() -> int:
-            return (int(db.pragma("page_count")) - int(db.pragma("freelist_count"))) * page_size
-
-        while taken() > room:
+        room = self.room - size * 5 // 4
+        while taken(db) > room:
             total = int(db.execute("SELECT count(*) FROM frames").get)
             if not total:
                 db.execute("DELETE FROM files")
@@ -213,11 +232,16 @@ class DiskCache:
                 "DELETE FROM frames WHERE id IN (SELECT id FROM frames ORDER BY used, id LIMIT ?)",
                 (1 + total // _PART,),
             )
-            db.execute("DELETE FROM files WHERE used < (SELECT min(used) FROM frames)")
+            db.execute(_REMOVE_FILES)
             self._ids.clear()
 
-    def _written(self, write: Callable[[apsw.Connection], None]) -> None:
-        def transaction(db: apsw.Connection) -> None:
+    @property
+    def room(self) -> int:
+        """Bytes for entries: what the write-ahead log may take is left free."""
+        return self.max_size - 3 * _WAL_SIZE
+
+    def _written(self, write: Callable[[apsw.Connection], None]) -> bool:
+        def transaction(db: apsw.Connection) -> bool:
             db.execute("BEGIN IMMEDIATE")
             try:
                 write(db)
@@ -226,20 +250,23 @@ class DiskCache:
                 with suppress(apsw.Error):
                     db.execute("ROLLBACK")
                 raise
+            return True
 
-        self._guarded(transaction, None)
+        return self._guarded(transaction, False)
 
     def _guarded(self, work: Callable[[apsw.Connection], _T], otherwise: _T) -> _T:
         if os.getpid() != self._process or time.monotonic() < self._not_before:
             return otherwise
         with self._lock.now:
+            self.failure = ""
             try:
                 return work(self._opened())
             except apsw.BusyError:  # another process writes: what it keeps does as well
                 return otherwise
             except (apsw.CorruptError, apsw.NotADBError):
                 self._begin_anew()
-            except (apsw.Error, OSError, TypeError, ValueError):  # no room, no rights, values of another kind
+            except (apsw.Error, OSError, TypeError, ValueError) as error:  # no room, no rights, other values
+                self.failure = str(error)
                 self._not_before = time.monotonic() + _PAUSE_S
             return otherwise
 
@@ -248,7 +275,7 @@ class DiskCache:
             db = apsw.Connection(str(self.path))
             db.set_busy_timeout(_BUSY_MS)
             if not db.pragma("application_id"):
-                db.pragma("application_id", _APPLICATION_ID)
+                db.pragma("application_id", APPLICATION_ID)
             db.execute(_SCHEMA).fetchall()
             db.pragma("max_page_count", (self.max_size - 2 * _WAL_SIZE) // int(db.pragma("page_size")))
             self._connection = db
@@ -288,6 +315,12 @@ def open_disk_cache(folder: str, max_size: int) -> DiskCache:
         if cache is None or cache.max_size != max_size:
             cache = _known[str(path)] = DiskCache(path / _NAME, max_size)
         return cache
+
+
+def taken(db: apsw.Connection) -> int:
+    """Return how many bytes the entries of a cache take."""
+    pages = int(db.pragma("page_count")) - int(db.pragma("freelist_count"))
+    return pages * int(db.pragma("page_size"))
 
 
 def _sum(name: FileName, pgno: int, data: bytes) -> int:

@@ -12,6 +12,7 @@ from ltx.format import format_txid
 from ltx.replica import format_time
 from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
+from vfs.hydration import told
 from vfs.meter import Meter
 from vfs.readahead import ReadAhead
 from vfs.source import Source
@@ -46,6 +47,7 @@ class ReplicaFile:
         txid: A TXID to stay at; None follows.
         interrupted: Says whether to give up waiting; by default whether the connection was interrupted.
         pin: Fetch what a held view still needs before its files go.
+        hydrate: Have the source's hydrator fetch all of the database while this is open.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ReplicaFile:
         txid: int | str | None = None,
         interrupted: Interrupted | None = None,
         pin: bool = False,
+        hydrate: bool = False,
     ) -> None:
         self.source = source
         self._poll_interval_s = poll_interval_s
@@ -72,6 +75,8 @@ class ReplicaFile:
         self._show(self._view)
         if pin:
             source.keeper.watch(self)
+        if hydrate and source.hydrator:
+            source.hydrator.join(self)
 
     @property
     def view(self) -> View:
@@ -177,6 +182,8 @@ class ReplicaFile:
     def xClose(self) -> None:
         """Let go of the view."""
         self._fixed = None
+        if self.source.hydrator:
+            self.source.hydrator.leave(self)
 
     def xWrite(self, _data: bytes, _offset: int) -> None:
         """Refuse."""
@@ -209,7 +216,10 @@ class ReplicaFile:
             if name == "litestream_stats":
                 self._take_no_value(name, value)
                 return self.meter.cost.to_json()
-            return None
+            hydration = told(name, self.source.hydrator)
+            if hydration is not None:
+                self._take_no_value(name, value)
+            return hydration
 
     @property
     def lag_s(self) -> float:

@@ -37,7 +37,6 @@ __all__ = ["ViewFinder"]
 _PLANS = 4
 
 _MANY = 64
-"""Files that a view may have before one with fewer is looked for."""
 
 _MISSES = 9
 """Looks in a row at the next file's name that find nothing before one at the whole listing: names can be pruned."""
@@ -56,6 +55,7 @@ class ViewFinder:
     Attributes:
         latest: The newest view that is known.
         listed: When the last listing that served a look began.
+        most_files: How many files a view may have before one with fewer is looked for.
     """
 
     def __init__(self, replica: Replica, files: FileOpener) -> None:
@@ -67,7 +67,7 @@ class ViewFinder:
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._lineage = 0
         self._misses = 0
-        self._many = _MANY
+        self._many = self.most_files = _MANY
 
     def known_again(self, view: View, without: Collection[LTXFile]) -> View | None:
         """Return another view of the same TXID that needs none of some files, if one is known."""
@@ -92,7 +92,7 @@ class ViewFinder:
             if found is not None:
                 return found
         found = self._look_at_listing()
-        self._many = max(_MANY, 2 * len(found.files))
+        self._many = max(self.most_files, 2 * len(found.files))
         return found
 
     def at(self, time: str | datetime | None, txid: int | str | None) -> View:
@@ -210,7 +210,7 @@ class ViewFinder:
             return self._open(files, reach[-1])  # only a snapshot leads there
         if not following:
             return view
-        too_many = len(view.files) > _MANY and reached in reach
+        too_many = len(view.files) > self.most_files and reached in reach
         if too_many and len(make_plan(files, reached).files) < len(view.files) // 2:
             return self._open(files, reached)  # merged files have the same in fewer pieces
         try:

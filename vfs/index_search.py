@@ -3,9 +3,11 @@
 from bisect import bisect_right
 from collections.abc import Callable
 
+import numpy as np
+
 from backends import NotFoundError
 from ltx import CorruptError, LTXFile
-from ltx.format import lock_page
+from ltx.format import HEADER_SIZE, lock_page
 from ltx.format.frame import TERMINATOR
 from ltx.format.index import PageIndex, Part, read_part
 from ltx.replica.apply import FileError
@@ -27,6 +29,9 @@ _FORWARD_SIZE = 256 << 10
 
 _LOADED_SIZE = 8 << 20
 """An index up to this size is read whole once searching it has cost a fair part of that."""
+
+_PIECE_SIZE = 4 << 20
+"""Of an index that is read whole however long it is."""
 
 _GUESSES = 9
 """Steps of a search after which each only halves what is left."""
@@ -116,6 +121,40 @@ class SearchedIndex:
         except (CorruptError, NotFoundError) as error:
             raise FileError(self._file, error) from error
 
+    def load(self) -> PageIndex:
+        """Return all of it, reading it in pieces where it was not read whole yet.
+
+        Raises:
+            FileError: The file is gone, or what stands there is no index of it.
+        """
+        if self._whole is None:
+            try:
+                self._whole = self._load_in_pieces()
+            except (CorruptError, NotFoundError) as error:
+                raise FileError(self._file, error) from error
+        return self._whole
+
+    def _load_in_pieces(self) -> PageIndex:
+        stop = self._tail.stop
+        parts: list[Part] = []
+        begin = self._start
+        while begin < stop:
+            end = min(begin + _PIECE_SIZE, stop)
+            part = read_part(self._get(begin, end), begin, begins=True, ends=end == stop)
+            self._check(part)
+            if parts and not _follows(part.index, parts[-1].index):
+                raise CorruptError("the page index contradicts itself", offset=begin)
+            parts.append(part)
+            begin = part.stop
+        index = PageIndex.of(
+            np.concatenate([part.index.pgnos for part in parts]),
+            np.concatenate([part.index.offsets for part in parts]),
+            parts[-1].index.end,
+        )
+        if index.offset(0) != HEADER_SIZE or index.end != self._tail.index.end:
+            raise CorruptError("the page index contradicts the file that it is in", offset=self._start)
+        return index
+
     def _load(self) -> PageIndex:
         stop = self._tail.stop
         part = read_part(self._get(self._start, stop), self._start, begins=True, ends=True)
@@ -200,6 +239,10 @@ class SearchedIndex:
                 raise CorruptError(
                     "the page index of a snapshot does not begin with page 1", offset=part.first
                 )
+
+
+def _follows(index: PageIndex, before: PageIndex) -> bool:
+    return index.offset(0) == before.end and index.pgnos[0] > before.pgnos[-1]
 
 
 def _first_pgno(part: Part) -> int:

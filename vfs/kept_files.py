@@ -1,11 +1,12 @@
 """The files of one replica as the cache on disk knows them."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from backends import Backend
 from ltx import LTXFile
 from ltx.format.decoder import TRAILER_SIZE
+from ltx.format.index import PageIndex
 from vfs.cache import Frame, PageKey
 from vfs.disk_cache import DiskCache, FileName
 from vfs.view import Run
@@ -23,16 +24,29 @@ class KeptFiles:
     Args:
         disk: Where.
         url: Of the replica: others in the same cache have files of the same names.
+
+    Attributes:
+        on_whole: Called with the number, the bytes and the page index of a file that was read whole and verified.
     """
 
     def __init__(self, disk: DiskCache, url: str) -> None:
         self._disk = disk
         self._url = url
         self._names: dict[int, FileName] = {}
+        self.on_whole: Callable[[int, bytes, PageIndex], None] | None = None
 
     def name(self, number: int, file: LTXFile, trailer: bytes) -> None:
         """Say which file a number stands for from now on."""
         self._names[number] = (self._place(file), trailer)
+
+    def named(self, number: int) -> FileName:
+        """Return which file a number stands for."""
+        return self._names[number]
+
+    @property
+    def prefix(self) -> str:
+        """How the places of this replica's files begin."""
+        return f"{self._url}\n"
 
     def frames(self, run: Run) -> Mapping[int, Frame]:
         """Return those frames of a run that are kept."""
@@ -73,7 +87,7 @@ class KeptFiles:
             self._disk.keep_ends((self._place(file), trailer), packed)
 
     def _place(self, file: LTXFile) -> str:
-        return f"{self._url}\n{file.key}\n{file.size}"
+        return f"{self.prefix}{file.key}\n{file.size}"
 
 
 def _unpacked(packed: bytes) -> Sequence[tuple[int, bytes]]:

@@ -56,6 +56,30 @@ class PageMap(Generic[_T]):
             pgno = end
         return stop
 
+    def owned(self, pgnos: NDArray[np.uint32], owner: _T) -> NDArray[np.uint32]:
+        """Return those of some pages that belong to an owner.
+
+        Args:
+            pgnos: Ascending.
+            owner: One of the owners.
+        """
+        return np.compress(self._numbers(pgnos) == self.owners.index(owner), pgnos)
+
+    def without(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return those of some pages that belong to nobody."""
+        return np.compress(self._numbers(pgnos) == 0, pgnos)
+
+    def _numbers(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the numbers of the owners of pages."""
+        places = pgnos // _SPAN
+        found = np.zeros(len(pgnos), np.uint32)
+        for place in np.unique(places).tolist():
+            piece = self._pieces[place] if place < len(self._pieces) else None
+            if piece is not None:
+                start, stop = np.searchsorted(places, [place, place + 1])
+                found[start:stop] = np.frombuffer(piece, piece.typecode)[pgnos[start:stop] % _SPAN]
+        return found
+
     @property
     def total(self) -> int:
         """How many pages belong to somebody."""

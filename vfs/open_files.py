@@ -212,6 +212,8 @@ class FileOpener:
         if pgnos != index.pgnos.tolist():
             raise CorruptError("the page index does not say where the pages are", offset=start)
         self._cache.put(pages)
+        if self._kept and self._kept.on_whole:
+            self._kept.on_whole(number, data, index)
 
     def _number(self, file: LTXFile, trailer: bytes) -> int:
         """The same number for the same file with the same checksum, also after it was closed."""

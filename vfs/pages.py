@@ -73,6 +73,11 @@ class PageReader:
         """Bytes of pages that may be under way or kept for one reader that reads ahead."""
         return min(self._cache.max_size // 4, 2 * RUN_PAGES_SIZE)
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether requests for pages are under way."""
+        return bool(self._flights)
+
     def page(self, view: View, pgno: int, ahead: int, interrupted: Interrupted) -> bytes:
         """Return a page of a view, and keep up to `ahead` of those that lie behind it if it must be read.
 

@@ -1,6 +1,5 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
-import os
 from collections.abc import Collection
 from datetime import datetime
 from time import monotonic
@@ -11,8 +10,10 @@ from ltx import LTXFile, NotReachableError, Replica
 from ltx.replica import parse_time
 from ltx.replica.apply import FileError
 from vfs.cache import PageCache, PageKey
-from vfs.disk_cache import DEFAULT_DISK_SIZE, DIR_VARIABLE, DiskCache, open_disk_cache
+from vfs.disk_cache import DEFAULT_DISK_SIZE, DiskCache
 from vfs.finder import ViewFinder
+from vfs.hydration import Hydrator
+from vfs.hydration_place import Private, place_of
 from vfs.keeper import Keeper
 from vfs.kept_files import KeptFiles
 from vfs.open_files import FileOpener
@@ -26,6 +27,9 @@ DEFAULT_CACHE_SIZE = 64 << 20
 DEFAULT_TIMEOUT_S = 60.0
 """How long one wait for the storage may take, its retries included."""
 
+_HYDRATED_FILES = 4096
+"""Files that a hydrated view may have before one with fewer is looked for, which would have to be fetched again."""
+
 
 class Source:
     """One replica, open for queries. Safe to use from several threads, and in a forked child.
@@ -35,6 +39,9 @@ class Source:
         cache_size: Bytes of pages to keep in memory.
         timeout_s: How long one wait for the storage may take.
         disk: Keeps pages and indexes between runs.
+
+    Attributes:
+        hydrator: Fetches the whole database to the disk; None where nobody asked for that.
     """
 
     def __init__(
@@ -47,13 +54,34 @@ class Source:
     ) -> None:
         self.replica = replica
         self.cache = PageCache(cache_size)
-        kept = KeptFiles(disk, replica.url) if disk else None
+        self._disk = disk
+        self._kept = kept = KeptFiles(disk, replica.url) if disk else None
+        self.hydrator: Hydrator | None = None
         self._finder = ViewFinder(replica, FileOpener(replica, self.cache, kept))
         self._waiter = Waiter(replica.url, timeout_s)
         self.pages = PageReader(replica.backend, self.cache, self._waiter, kept)
         self.keeper = Keeper(replica.files, self.pages)
         self._looked: float | None = None
         self._no_look_before = 0.0
+
+    def hydrate(self) -> None:
+        """Be ready to fetch the whole database for whoever joins the hydrator. It needs the disk. Idempotent."""
+        assert self._disk is not None
+        assert self._kept is not None
+        if self.hydrator is None:
+            self.hydrator = Hydrator(self, self._disk, self._kept, self._waiter.timeout_s)
+            self._finder.most_files = _HYDRATED_FILES
+        self.hydrator.expect()
+
+    @property
+    def newest(self) -> View | None:
+        """The newest view that is known; None before the first look."""
+        return self._finder.latest
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a query's requests for pages are under way."""
+        return self.pages.is_awaited
 
     @property
     def lag_s(self) -> float:
@@ -95,7 +123,9 @@ class Source:
                 self._no_look_before = now + (now - began)
                 return known
             self._looked = monotonic()
-            return found
+        if self.hydrator is not None and found is not known:
+            self.hydrator.wake()
+        return found
 
     def fresh(self, max_age_s: float) -> View | None:
         """Return the newest view if it was looked for within that time: what begins nearly every transaction."""
@@ -122,8 +152,16 @@ class Source:
         with self._waiter.turn(interrupted):
             return self._waiter.wait(lambda: self._finder.at(moment, txid), interrupted)
 
-    def again(self, view: View, without: Collection[LTXFile], interrupted: Interrupted) -> View:
+    def again(
+        self, view: View, without: Collection[LTXFile], interrupted: Interrupted, *, keep: bool = False
+    ) -> View:
         """Return another view of the same TXID, made without files that are gone or damaged.
+
+        Args:
+            view: The view.
+            without: The files.
+            interrupted: Says whether to give up.
+            keep: Whether it goes on being the newest where there is no other.
 
         Raises:
             NotReachableError: No other files have what those held.
@@ -135,7 +173,7 @@ class Source:
             try:
                 found = self._waiter.wait(lambda: self._finder.again(view, without), interrupted)
             except NotReachableError:
-                if self._finder.latest is view:
+                if self._finder.latest is view and not keep:
                     self._finder.forget()  # the next transaction takes what there is
                 raise
             if self._finder.latest is view:
@@ -169,6 +207,8 @@ def open_source(
     *,
     cache_dir: str | None = None,
     cache_dir_size: int = DEFAULT_DISK_SIZE,
+    hydrates: bool = False,
+    hydration_path: str | None = None,
 ) -> Source:
     """Return the source of a replica; the same one for the same place, options and limits while it is in use.
 
@@ -181,6 +221,8 @@ def open_source(
         options: For the backend.
         cache_dir: A folder to keep pages in between runs; None for the environment's, "" for none.
         cache_dir_size: Bytes that all together may take there.
+        hydrates: Whether connections are to join the hydrator.
+        hydration_path: A file for what it fetches, in place of a folder; None for the environment's, "" for none.
 
     Raises:
         backends.ConfigError: The URL, an option or a limit is wrong.
@@ -189,13 +231,15 @@ def open_source(
         raise ConfigError(f"cache_size is a number of bytes, not {cache_size!r}")
     if not isinstance(timeout_s, int | float) or not 0 < timeout_s < 1 << 31:
         raise ConfigError(f"timeout is a number of seconds over 0, not {timeout_s!r}")
-    folder = os.environ.get(DIR_VARIABLE, "") if cache_dir is None else cache_dir
-    disk = open_disk_cache(folder, cache_dir_size) if folder else None
+    place = place_of(cache_dir, cache_dir_size, hydrates, hydration_path)
     replica = Replica.open(url, **options)
-    key = (url, replica.url, cache_size, timeout_s, repr(sorted(options.items())), disk)
+    key = (url, replica.url, cache_size, timeout_s, repr(sorted(options.items())), place)
     with _sources_lock.now:
         source = _sources.get(key)
         if source is None:
+            disk = place.open() if isinstance(place, Private) else place
             source = Source(replica, cache_size=cache_size, timeout_s=timeout_s, disk=disk)
             _sources[key] = source
+        if hydrates:
+            source.hydrate()
         return source

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["LitestreamDialect"]
 
 _PARAMETERS = signature(vfs.connection.connect).parameters
-_KINDS: dict[str, type] = {"at": str, "txid": str} | {
-    name: type(each.default) for name, each in _PARAMETERS.items() if each.kind is each.KEYWORD_ONLY
-}
+_KINDS: dict[str, type] = (
+    {"at": str, "txid": str}
+    | {name: type(each.default) for name, each in _PARAMETERS.items() if each.kind is each.KEYWORD_ONLY}
+    | {"hydrate": bool}
+)
 """What a URL may have beside `replica_url`: the options of `vfs.connect`, of the kind that their defaults are."""
 
 

@@ -20,6 +20,7 @@ from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.errors import ReadOnlyError, coded
 from vfs.file import ReplicaFile
 from vfs.functions import add_functions
+from vfs.hydration_place import is_on
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
 from vfs.waiting import Interrupted
 
@@ -42,11 +43,13 @@ _OURS = {
     "txid",
     "source",
     "pin",
+    "hydration_enabled",
+    "hydration_path",
 }
 _TYPED = sorted(_OURS - {"source"})
 """Those that people write."""
 
-_NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path", "hydration_enabled", "hydration_path"}
+_NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path"}
 _OFF = {"", "0", "false", "no", "off"}
 
 _handed: WeakValueDictionary[str, Source] = WeakValueDictionary()
@@ -136,15 +139,14 @@ def open_file(
         raise ConfigError(_unknown(unknown[0]))
     asked = sorted(key for key in _NOT_SERVED & set(parameters) if parameters[key].lower() not in _OFF)
     if asked:
-        raise ConfigError(
-            f"{asked[0]} is not served: replicas are read-only here, and pages are cached in memory"
-        )
+        raise ConfigError(f"{asked[0]} is not served: replicas are read-only here")
     asked = sorted(key for key in _WITHOUT_LOCKS & set(parameters) if parameters[key].lower() not in _OFF)
     if asked:
         raise ConfigError(
             f"{asked[0]} is not for replicas: SQLite's locks are what holds a view for a transaction and lets the next "
             "one follow; a time or a TXID (at=, txid=) gives a database that never changes"
         )
+    hydrate = is_on(parameters.get("hydration_enabled"))
     source = _handed.get(parameters.get("source", ""))
     if source is None:
         if "source" in parameters:
@@ -161,6 +163,8 @@ def open_file(
             {},
             cache_dir=parameters.get("cache_dir"),
             cache_dir_size=int(number(parameters, "cache_dir_size", DEFAULT_DISK_SIZE)),
+            hydrates=hydrate,
+            hydration_path=parameters.get("hydration_path"),
         )
     return ReplicaFile(
         source,
@@ -169,6 +173,7 @@ def open_file(
         txid=parameters.get("txid"),
         interrupted=interrupted,
         pin=parameters.get("pin", "").lower() not in _OFF,
+        hydrate=hydrate,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ltx import TXID, CorruptError, LTXFile
 from ltx.format import Header, lock_page
@@ -118,9 +119,28 @@ class _Single:
             return min(stop, int(index.pgnos[place]))
         return min(stop, self.limit + 1)
 
+    def owned(self, pgnos: NDArray[np.uint32], _file: OpenFile) -> NDArray[np.uint32]:
+        """Return those of some pages of the file that count."""
+        return pgnos[pgnos <= self.limit]
+
+    def without(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return those of some pages that are not in the file."""
+        if self.file.header.is_snapshot:
+            return pgnos[pgnos > self.limit]
+        return np.setdiff1d(pgnos, self.owned(_index_of(self.file).pgnos, self.file), assume_unique=True)
+
     @property
     def files(self) -> tuple[OpenFile, ...]:
         return (self.file,)
+
+
+def _index_of(file: OpenFile) -> PageIndex:
+    """Return all of a file's page index.
+
+    Raises:
+        FileError: It is damaged or gone.
+    """
+    return file.index if isinstance(file.index, PageIndex) else file.index.load()
 
 
 _Layer = _Single | PageMap[OpenFile]
@@ -289,6 +309,24 @@ class View:
         if self.unverified:
             for pgno in pgnos:  # two threads at once may lose a mark, which costs a look
                 self._trusted[pgno >> 3] |= 1 << (pgno & 7)
+
+    def trust_all(self) -> None:
+        """Take all pages for the newest from now on: every frame of every file was looked at."""
+        self._trusted[:] = b"\xff" * len(self._trusted)
+
+    def pages_in(self, file: OpenFile, index: PageIndex) -> NDArray[np.uint32]:
+        """Return the pages whose newest version lies in a file, ascending.
+
+        Args:
+            file: One of the view's.
+            index: All of its page index.
+        """
+        pgnos = index.pgnos[: index.place(self.commit + 1)]
+        for layer in self._layers:
+            if file in layer.files:
+                return layer.owned(pgnos, file)
+            pgnos = layer.without(pgnos)
+        return pgnos[:0]
 
 
 def _doubt(file: OpenFile, index: PageIndex, place: int) -> Doubt:

@@ -42,7 +42,7 @@ class PageIndex:
     _rest: NDArray[np.uint32] = field(repr=False)
 
     @classmethod
-    def of(cls, pgnos: Numbers, offsets: Numbers, end: int) -> "PageIndex":
+    def of(cls, pgnos: Numbers | NDArray[np.uint32], offsets: Numbers, end: int) -> "PageIndex":
         """Keep entries whose frames lie one behind the other, up to byte `end`."""
         bases = offsets[::_STRIDE].copy()
         rest = offsets - np.repeat(bases, _STRIDE)[: len(offsets)]

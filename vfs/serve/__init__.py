@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from vfs.hydration_place import remove_private
 from vfs.serve.session import Session
 
 __all__ = ["main"]
@@ -37,6 +38,7 @@ def main() -> None:
     os.dup2(nothing, 2)  # whoever started this one learned from it why it did not start
     with suppress(OSError):
         _Helper(listening).run()
+    remove_private()
     os._exit(0)  # a request that hangs keeps nobody waiting
 
 

@@ -13,6 +13,7 @@ import apsw
 from vfs.disk_cache import DIR_VARIABLE
 from vfs.errors import coded
 from vfs.file import ReplicaFile
+from vfs.hydration_place import PATH_VARIABLE
 from vfs.serve.arena import Arena, Place, Segment
 from vfs.serve.places import Places, Scan
 from vfs.serve.protocol import Operation, Reader, error_reply, frame, numbers, state
@@ -92,6 +93,10 @@ class Session:
             name = payload.text() or ""
             parameters[name] = payload.text() or ""
         parameters["replica_url"] = url
+        path = parameters.get("hydration_path")
+        if path is None and not parameters.get("cache_dir"):
+            path = os.environ.get(PATH_VARIABLE)
+        parameters["hydration_path"] = str(Path(here, path)) if path else ""
         folder = parameters.get("cache_dir", os.environ.get(DIR_VARIABLE, ""))
         parameters["cache_dir"] = str(Path(here, folder)) if folder else ""
         if "://" in url:
