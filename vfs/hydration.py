@@ -309,7 +309,7 @@ class Hydrator:
         if not offered or not self._take(name, *offered):
             self._current, self._current_done = file.number, 0
             index = self._index_of(file)
-            if self._store.is_verified(name):
+            if self._store.is_verified(name) or (self._take_turn() and self._store.is_verified(name)):
                 self._files.keep_some(file, index, name, view.pages_in(file, index))
             else:
                 self._files.keep_all(file, index, name)
@@ -328,12 +328,16 @@ class Hydrator:
 
     def _before(self) -> None:
         """Let queries go first, and other processes that are at it."""
-        if not self._turn.take():
-            raise _OthersTurnError
+        self._take_turn()
         deadline = time.monotonic() + _YIELD_S
         source = self._source()
         while source and source.is_awaited and time.monotonic() < deadline and not self._is_left():
             time.sleep(_STEP_S)
+
+    def _take_turn(self) -> bool:
+        if not self._turn.take():
+            raise _OthersTurnError
+        return True
 
     def _advance(self, done: int) -> None:
         self._current_done = done

@@ -368,3 +368,13 @@ def test_a_project_migrates_tests_and_looks_at_its_replica(tmp_path: Path) -> No
     settings_py = tmp_path / "settings.py"
     settings_py.write_text(settings_py.read_text().replace(', "TEST": {"MIRROR": "default"}', ""))
     assert "write 'TEST': {'MIRROR': 'default'}" in manage("test", "--noinput", fails=True)
+
+
+@pytest.mark.usefixtures("replica")
+def test_hydration_is_an_option(tmp_path: Path) -> None:
+    options = {"hydrate": True, "hydration_path": tmp_path / "pages"}
+    connections.databases["replica"] = {**connections.databases["replica"], "OPTIONS": options}
+    with connections["replica"].cursor() as cursor:
+        cursor.execute("PRAGMA litestream_hydration_file")
+        assert cursor.fetchall() == [(str(tmp_path / "pages"),)]
+    assert stars("replica") == [1, 2, 4]

@@ -78,8 +78,8 @@ def test_queries_are_answered_meanwhile_and_wait_for_no_more_than_their_own_page
         hooks.before = hold
         with closing(db):
             until(lambda: any((each.end or 0) - each.start > BLOCK_SIZE // 2 for each in hooks.log))
-            for id in range(1, 3000, 200):
-                wanted = f"SELECT b FROM t WHERE id = {id}"
+            for each in range(1, 3000, 200):
+                wanted = f"SELECT b FROM t WHERE id = {each}"
                 assert rows(db, wanted) == rows(other.connection, wanted)
             assert status(db).state == "running"
             held.set()
@@ -106,10 +106,10 @@ def test_keeping_up_costs_nothing_beside_the_look(source: Origin) -> None:
         assert sorted(names) == [
             ("get", "0008", -16),  # what was there is still what it was
             ("get", "0009", 0),
-            ("get", "0010", 0),
-            ("get", "0011", 0),
-            ("get", "0012", 0),
-        ] or len(names) <= 6
+            ("get", "000a", 0),
+            ("get", "000b", 0),  # which nobody has written yet
+            ("get", "000c", 0),
+        ]
         gone(hooks)
         assert rows(db, ALL) == rows(source.connection, ALL)
         assert status(db).requests == before.requests
@@ -234,11 +234,10 @@ def test_a_forked_child_goes_on_without_it(source: Origin) -> None:
 
 def test_a_query_is_interrupted_as_ever(source: Origin) -> None:
     db, hooks = hydrated(source)
-    with closing(db), delays(hooks, 0.5):
+    with closing(db), delays(hooks, 1):
         threading.Timer(0.2, db.interrupt).start()
         with pytest.raises((vfs.InterruptedQueryError, apsw.InterruptError)):
-            for _ in range(50):
-                rows(db, ALL)
+            rows(db, ALL)
 
 
 @pytest.mark.parametrize("page_size", [512, 65536])

@@ -195,8 +195,6 @@ def test_pragmas_that_are_not_ours_answer_as_on_the_database(pragma: str, source
         ),
         ("endpoint=http://x", r"unknown parameter 'endpoint'"),
         ("write_enabled=true", r"write_enabled is not served: replicas are read-only"),
-        ("hydration_enabled=1", r"hydration_enabled is not served"),
-        ("hydration_path=/tmp/h", r"hydration_path is not served"),
         ("buffer_path=/tmp/b", r"buffer_path is not served"),
         ("sync_interval=1s", r"sync_interval is not served"),
         (
@@ -224,7 +222,7 @@ def test_a_parameter_that_is_wrong_or_not_served_is_refused_by_name(
 
 
 AS_THEIRS = """poll_interval=0s poll_interval=250ms poll_interval=1m cache_size=10485760 timeout=5 timeout=5s at=latest
-    write_enabled=false hydration_enabled=0 mode=ro mode=rw cache=private immutable=0"""
+    write_enabled=false hydration_enabled=0 hydration_enabled=true mode=ro mode=rw cache=private immutable=0"""
 
 
 @pytest.mark.parametrize("parameter", AS_THEIRS.split())
