@@ -7,6 +7,7 @@ queries go on without it (docs/design/0008-disk-cache.md).
 
 import ctypes
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -53,6 +54,9 @@ _PAUSE_S = 30.0
 """How long the disk is left alone after it failed."""
 
 _BUSY_MS = 200
+_FORK_S = 10.0
+"""How long a fork waits at most for what is written."""
+
 _SCHEMA = """
 PRAGMA page_size = 8192;
 PRAGMA journal_mode = WAL;
@@ -333,6 +337,16 @@ def _now() -> int:
     return int(time.time())
 
 
+def _hold() -> None:
+    """Let no other thread be within SQLite on our behalf while the process forks: a child would never get its mutexes."""
+    _fork.held = [lock for cache in list(_caches) if (lock := cache._lock.now).acquire(timeout=_FORK_S)]
+
+
+def _release() -> None:
+    for lock in _fork.held:
+        lock.release()
+
+
 def _leave_to_parent() -> None:
     """Keep a child from closing its parent's databases: SQLite must not cross a fork."""
     for cache in _caches:
@@ -345,4 +359,5 @@ def _leave_to_parent() -> None:
 _caches: WeakSet[DiskCache] = WeakSet()
 _known: WeakValueDictionary[str, DiskCache] = WeakValueDictionary()
 _known_lock = ForkedLock()
-os.register_at_fork(after_in_child=_leave_to_parent)
+_fork = threading.local()
+os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_leave_to_parent)

@@ -3,7 +3,7 @@
 One thread for each replica of a process, as long as a connection that asked for it is open. It goes through the files
 of what these connections show, oldest first, and reads each whole, in big pieces, as a restore does. What a look at the
 storage brings anyway costs nothing again. No query waits for it or gets its errors; `status` tells them
-(docs/design/0014-hydration.md).
+(docs/design/0015-hydration.md).
 """
 
 import json
