@@ -82,7 +82,7 @@ def connect(
         {
             "source": hand_over(source),
             "poll_interval": str(poll_interval),
-            "hydration_enabled": str(int(hydrates)),
+            "hydrate": str(int(hydrates)),
             **pinned,
             **_moment(at, txid),
         },

@@ -43,11 +43,14 @@ _OURS = {
     "txid",
     "source",
     "pin",
-    "hydration_enabled",
+    "hydrate",
     "hydration_path",
 }
 _TYPED = sorted(_OURS - {"source"})
 """Those that people write."""
+
+_THEIRS = "hydration_enabled"
+"""What Litestream calls `hydrate`."""
 
 _NOT_SERVED = {"write_enabled", "sync_interval", "buffer_path"}
 _OFF = {"", "0", "false", "no", "off"}
@@ -134,7 +137,7 @@ def open_file(
         backends.ConfigError: A parameter means nothing, or no replica is named.
         LTXError: As `ReplicaFile`.
     """
-    unknown = sorted(set(parameters) - _OF_SQLITE - _OURS - _NOT_SERVED)
+    unknown = sorted(set(parameters) - _OF_SQLITE - _OURS - _NOT_SERVED - {_THEIRS})
     if unknown:
         raise ConfigError(_unknown(unknown[0]))
     asked = sorted(key for key in _NOT_SERVED & set(parameters) if parameters[key].lower() not in _OFF)
@@ -146,7 +149,7 @@ def open_file(
             f"{asked[0]} is not for replicas: SQLite's locks are what holds a view for a transaction and lets the next "
             "one follow; a time or a TXID (at=, txid=) gives a database that never changes"
         )
-    hydrate = is_on(parameters.get("hydration_enabled"))
+    hydrate = is_on(parameters.get("hydrate", parameters.get(_THEIRS)))
     source = _handed.get(parameters.get("source", ""))
     if source is None:
         if "source" in parameters:

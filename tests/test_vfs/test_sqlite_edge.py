@@ -222,7 +222,7 @@ def test_a_parameter_that_is_wrong_or_not_served_is_refused_by_name(
 
 
 AS_THEIRS = """poll_interval=0s poll_interval=250ms poll_interval=1m cache_size=10485760 timeout=5 timeout=5s at=latest
-    write_enabled=false hydration_enabled=0 hydration_enabled=true mode=ro mode=rw cache=private immutable=0"""
+    write_enabled=false hydration_enabled=0 hydration_enabled=true hydrate=1 mode=ro mode=rw cache=private immutable=0"""
 
 
 @pytest.mark.parametrize("parameter", AS_THEIRS.split())
