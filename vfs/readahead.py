@@ -405,15 +405,7 @@ class ReadAhead:
         most = self._pages.most_ahead_size // view.page_size
         if len(self._asked) > most:  # scans that were given up
             self._asked.clear()
-        waited_s, self._waited_s = self._meter.waited_s - self._waited_s, self._meter.waited_s
-        is_far = waited_s > _LONG_S and stream.window < _FAR_WINDOW
-        growth = _GROWTH_WAITING if is_far else _GROWTH
-        stream.window = min(stream.window * growth or _FIRST_WINDOW, most)
-        if not stream.is_whole:
-            on_its_way = int(min(self._latency_s, 1.0) * _RATE) // view.page_size
-            stream.window = min(
-                stream.window, max(_FAR_WINDOW, stream.used // _PART_AHEAD, min(on_its_way, most))
-            )
+        stream.window = self._window(stream, view.page_size, most)
         following, besides = stream.following(pgno, stream.window)
         wanted = [each for each in following if each not in self._asked and 1 <= each <= view.commit]
         stream.left += len(wanted)
@@ -424,3 +416,15 @@ class ReadAhead:
         if wanted or needed:
             self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
         self._parent, self._scan = self._tree.places.get(pgno, (0, 0))[0], stream
+
+    def _window(self, stream: _Stream, page_size: int, most: int) -> int:
+        """Return how many pages a scan shall be ahead from now on."""
+        waited_s, self._waited_s = self._meter.waited_s - self._waited_s, self._meter.waited_s
+        on_its_way = min(int(min(self._latency_s, 1.0) * _RATE) // page_size, most)
+        growth = _GROWTH_WAITING if waited_s > _LONG_S and stream.window < _FAR_WINDOW else _GROWTH
+        window = min(stream.window * growth or _FIRST_WINDOW, most)
+        if waited_s > _LONG_S and stream.used > _FIRST_WINDOW:
+            window = max(window, on_its_way)
+        if stream.is_whole:
+            return window
+        return min(window, max(_FAR_WINDOW, stream.used // _PART_AHEAD, on_its_way))
