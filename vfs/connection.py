@@ -13,6 +13,9 @@ from vfs.sqlite import DEFAULT_POLL_INTERVAL_S, VFS_NAME, hand_over
 
 __all__ = ["connect", "uri"]
 
+_FLAGS = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
+"""Of every connection: what is attached may be written."""
+
 
 def connect(
     url: str,
@@ -63,8 +66,6 @@ def connect(
         backends.BackendError: The storage cannot be reached, or refuses.
         ValueError: An argument means nothing.
     """
-    if isinstance(txid, int):
-        txid = f"{txid:016x}"
     hydrates = is_on(hydrate)
     source = open_source(
         url,
@@ -76,21 +77,14 @@ def connect(
         hydrates=hydrates,
         hydration_path=None if hydration_path is None else os.fspath(hydration_path),
     )
-    pinned = {"pin": "1"} if pin else {}
-    name = _name(
-        url,
-        {
-            "source": hand_over(source),
-            "poll_interval": str(poll_interval),
-            "hydrate": str(int(hydrates)),
-            **pinned,
-            **_moment(at, txid),
-        },
-    )
-    flags = (
-        apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_URI
-    )  # for what is attached
-    return apsw.Connection(name, flags=flags)
+    parameters = {
+        "source": hand_over(source),
+        "poll_interval": str(poll_interval),
+        "hydrate": str(int(hydrates)),
+        "pin": str(int(pin)),
+        **_moment(at, txid),
+    }
+    return apsw.Connection(_name(url, parameters), flags=_FLAGS)
 
 
 def uri(
@@ -108,13 +102,13 @@ def uri(
         txid: A TXID to stay at.
         poll_interval: Seconds between looks at the storage; None for the usual one.
     """
-    if isinstance(txid, int):
-        txid = f"{txid:016x}"
     polling = {} if poll_interval is None else {"poll_interval": str(poll_interval)}
     return _name(url, {"replica_url": url, **polling, **_moment(at, txid)})
 
 
-def _moment(at: str | datetime | None, txid: str | None) -> dict[str, str]:
+def _moment(at: str | datetime | None, txid: int | str | None) -> dict[str, str]:
+    if isinstance(txid, int):
+        txid = f"{txid:016x}"
     if isinstance(at, datetime):
         at = (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
     return {name: value for name, value in (("at", at), ("txid", txid)) if value is not None}

@@ -23,8 +23,8 @@ def extension(
     path = _built()
     if path is None:
         complain(
-            "the SQLite extension was not built with this installation: install a C compiler, then install ltx again "
-            "with pip install --force-reinstall --no-binary ltx ltx"
+            "the SQLite extension was not built with this installation: install a C compiler, then install ltx again, "
+            "in its checkout with pip install --force-reinstall --no-deps ."
         )
         raise typer.Exit(1)
     print(path.parent if folder else path)
