@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from ltx import Replica, replicate_once
+from ltx.format import HEADER_SIZE
+from ltx.format.frame import FRAME_HEAD
 from tests.servers.delaying import delaying
 from tests.servers.seaweedfs import S3Server
 from tests.support.hosts import COMMANDS, EXTENSION, ROOT, HostError, helpers, host, uri
@@ -84,6 +86,32 @@ def test_an_interrupt_ends_a_slow_fetch_of_pages(source: Origin, s3_server: S3Se
                 program.step("interrupted", "main", "SELECT count(*), sum(length(body)) FROM t", 0.4)
         assert program.sql("SELECT length(body) FROM t WHERE id = 2") == [[400]]  # nothing is left of before
         assert program.sql("SELECT litestream_txid()") == [["0000000000000001"]]
+
+
+def test_a_damaged_page_fails_who_asks_for_it_and_nobody_else(source: Origin, runtime: Path) -> None:
+    source.commit("INSERT INTO t SELECT value, hex(randomblob(200)) FROM generate_series(3001, 20000)")
+    largest = max(
+        Path(source.url.removeprefix("file://")).rglob("*.ltx"), key=lambda path: path.stat().st_size
+    )
+    data = bytearray(largest.read_bytes())
+    start = HEADER_SIZE
+    for _ in range(1000):
+        pgno, _, size = FRAME_HEAD.unpack_from(data, start)
+        start += FRAME_HEAD.size + size
+    data[start : start + 4] = b"\xff" * 4
+    largest.write_bytes(data)
+    with host("python3", runtime) as program:
+        program.open(uri(source.url, poll_interval="600"))
+        some = "SELECT count(*) FROM t WHERE id <= 6000"
+        assert program.sql(some) == [[6000]]
+        with pytest.raises(HostError, match="malformed"):
+            program.sql("SELECT count(body) FROM t WHERE length(body) = 400")
+        [[told]] = program.sql("SELECT litestream_error()")
+        assert largest.name in told
+        assert f"page {pgno + 1}" in told
+        assert program.sql(some) == [[6000]]
+        assert program.sql("SELECT count(*) FROM t WHERE id >= 19000") == [[1001]]
+        assert program.sql("SELECT litestream_error()") == [[None]]
 
 
 def test_a_helper_that_is_killed_is_replaced(source: Origin, runtime: Path) -> None:
