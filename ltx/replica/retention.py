@@ -32,8 +32,8 @@ class RetentionPolicy:
 
     Attributes:
         window: Every moment from so long ago until now can be restored; None keeps everything above level 0.
-        level0: Files of level 0 are kept until the file of level 1 that has what they hold ends so long ago; None
-            keeps them until they are older than the window.
+        level0: Files of level 0 are kept until the file of level 1 that has what they hold ends, and lies there, so
+            long; None keeps them until they are older than the window.
         grace: So much more than the window is kept, so that a restore of its oldest moment can end; None for a tenth
             of the window, at most 10 minutes.
 
@@ -303,12 +303,21 @@ class _Run:
         """
         if self.policy.level0 is None:
             return
-        stays = _newest_of_levels(files)
+        stays, limit = _newest_of_levels(files), self.now - self.policy.level0
         covered = [found for found in _covered(files) if found.file not in stays]
-        old = self._old_enough({found.covered_by for found in covered}, self.now - self.policy.level0)
+        merged = {found.covered_by for found in covered if self._is_long_stored(found.covered_by, limit)}
+        old = self._old_enough(merged, limit)
         for found in covered:
             if found.covered_by in old and self._is_sound(found.covered_by):
                 yield found
+
+    def _is_long_stored(self, file: LTXFile, limit: datetime) -> bool:
+        """Whether a file lies there since a time, too: what was merged late is read from what it was made of.
+
+        A storage's clock may be wrong: what it says of the future counts for nothing.
+        """
+        stored = file.modified
+        return stored is None or stored <= limit or stored > self.now + _CLOCKS_DIFFER
 
     def _old_enough(self, files: set[LTXFile], limit: datetime) -> set[LTXFile]:
         """Find the files up to the last one whose header is not younger than a time, by few headers."""
