@@ -65,6 +65,21 @@ def test_level_0_goes_when_it_is_old_and_level_1_has_it(
     assert checked(replica, HISTORY, tmp_path) == [4, 8, 9, 10, 11, 12]
 
 
+def test_level_0_stays_for_its_time_after_it_was_merged_however_old_it_is(
+    backend: MemoryBackend, replica: Replica
+) -> None:
+    """After a network was away for long, all is uploaded and merged at once; readers are at states of level 0."""
+    put(backend, "0:1", "0:2", "0:3", "1:1-2")
+    merged = datetime.now(UTC)
+    assert gone(retain(replica, POLICY, now=merged + minutes(0.9))) == []
+    assert gone(retain(replica, POLICY, now=merged + minutes(1.1))) == ["0:1-1", "0:2-2"]
+
+
+def test_what_a_storage_says_of_the_future_keeps_nothing(backend: MemoryBackend, replica: Replica) -> None:
+    put(backend, "0:1", "0:2", "0:3", "1:1-2")
+    assert gone(retain(replica, POLICY, now=datetime.now(UTC) - minutes(6))) == ["0:1-1", "0:2-2"]
+
+
 def test_the_newest_file_of_each_level_stays(
     backend: MemoryBackend, replica: Replica, tmp_path: Path
 ) -> None:
