@@ -10,13 +10,10 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import ParamSpec, Protocol, TypeVar
-from weakref import WeakKeyDictionary, WeakMethod, finalize, ref
-
-import numpy as np
-from numpy.typing import NDArray
+from weakref import WeakMethod, finalize, ref
 
 from backends import BackendError
 from ltx import LTXError, LTXFile, Replica
@@ -27,6 +24,7 @@ from vfs.errors import InterruptedQueryError
 from vfs.hydration_files import DiskError, FileKeeper, frames_of
 from vfs.hydration_place import UNBOUNDED, turn_of
 from vfs.hydration_store import FullError, HydrationStore
+from vfs.hydration_targets import Holder, Targets
 from vfs.kept_files import KeptFiles
 from vfs.meter import Meter
 from vfs.view import OpenFile, View
@@ -55,18 +53,6 @@ _TRIM_SIZE, _TRIM_PART = 16 << 20, 4
 
 _MOST_AVOIDED = 8
 _FOREVER_S = threading.TIMEOUT_MAX
-
-
-class Holder(Protocol):
-    """A connection that asked for hydration."""
-
-    @property
-    def view(self) -> View:
-        """What it shows."""
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether it stays at a time."""
 
 
 class Hydrated(Protocol):
@@ -118,13 +104,10 @@ class Hydrator:
             _weakly(self._before, None),
             _weakly(self._advance, None),
         )
-        self._holders: WeakKeyDictionary[Holder, bool] = WeakKeyDictionary()
-        self._instead: WeakKeyDictionary[View, View] = WeakKeyDictionary()
+        self._targets = Targets(_weakly(self._newest, None))
         self._avoided: list[LTXFile] = []
-        self._done: dict[int, int] = {}
         self._offered: dict[int, tuple[bytes, PageIndex]] = {}
         self._is_expected = True
-        self._current, self._current_done = 0, 0
         self._written = 0
         self._tried: list[View] = []
         self._is_full = False
@@ -148,7 +131,7 @@ class Hydrator:
         if self._is_forked:
             return
         with self._lock.now:
-            self._holders[holder] = True
+            self._targets.add(holder)
             self._is_expected = True
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -160,8 +143,8 @@ class Hydrator:
     def leave(self, holder: Holder) -> None:
         """Do no more for this one."""
         with self._lock.now:
-            self._holders.pop(holder, None)
-            if not self._holders:
+            self._targets.remove(holder)
+            if not self._targets:
                 self._is_expected = False
                 self._offered.clear()
         self._woken.set()
@@ -180,17 +163,17 @@ class Hydrator:
         """How many percent of the files' bytes are there, with one decimal: 100.0 when all of them are."""
         if self._is_forked:
             return _OFF
-        done, total = self._bytes()
-        if self._is_complete:
+        if self._targets.is_complete:
             return "100.0"
+        done, total = self._targets.bytes()
         return f"{min(99.9, 100 * done / total if total else 0):.1f}"
 
     @property
     def status(self) -> str:
         """What it does, as one line of JSON."""
-        done, total = self._bytes()
+        done, total = self._targets.bytes()
         cost = self._meter.cost
-        state = "off" if self._is_forked else "complete" if self._is_complete else self._state
+        state = "off" if self._is_forked else "complete" if self._targets.is_complete else self._state
         error = "the process forked: open the replica in this one" if self._is_forked else self._error
         return json.dumps(
             {
@@ -208,44 +191,11 @@ class Hydrator:
         return os.getpid() != self._process
 
     def _is_left(self) -> bool:
-        return not self._holders or self._is_forked
+        return not self._targets or self._is_forked
 
-    @property
-    def _is_complete(self) -> bool:
-        return all(self._is_done(view, file) for view, file in self._wanted())
-
-    def _bytes(self) -> tuple[int, int]:
-        done = total = 0
-        seen = set()
-        for view, file in self._wanted():
-            if file.number not in seen:
-                seen.add(file.number)
-                total += file.file.size
-                if self._is_done(view, file):
-                    done += file.file.size
-                elif file.number == self._current:
-                    done += min(self._current_done, file.file.size)
-        return done, total
-
-    # What is to be done
-
-    def _targets(self) -> list[View]:
-        """Return the views to hydrate: the newest, and what connections show that stay at a time."""
+    def _newest(self) -> View | None:
         source = self._source()
-        if source is None:
-            return []
-        with self._lock.now:
-            holders = list(self._holders)
-        shown = [holder.view if holder.is_fixed else source.newest or holder.view for holder in holders]
-        return list(dict.fromkeys(self._instead.get(view, view) for view in shown))
-
-    def _wanted(self) -> Iterator[tuple[View, OpenFile]]:
-        return ((view, file) for view in self._targets() for file in view.files)
-
-    def _is_done(self, view: View, file: OpenFile) -> bool:
-        """Whether what a view needs of a file is there: views of later transactions need less of it."""
-        since = self._done.get(file.number)
-        return since is not None and view.txid >= since
+        return None if source is None else source.newest
 
     def _offer(self, number: int, data: bytes, index: PageIndex) -> None:
         """Take a small file that was read whole for another reason."""
@@ -273,7 +223,7 @@ class Hydrator:
         except (DiskError, BackendError, LTXError, OSError, ValueError) as error:
             rest_s = self._fail(str(error))
         finally:
-            self._current = 0
+            self._targets.current = (0, 0)
             self._turn.release()
         with self._lock.now:
             if self._is_left():
@@ -290,31 +240,33 @@ class Hydrator:
 
     def _work(self) -> None:
         self._state = "running"
-        targets = self._targets()
-        self._check_room(targets)
-        for view in targets:
+        views = self._targets.views()
+        self._check_room(views)
+        for view in views:
             for file in view.files:
-                if not self._is_done(view, file):
+                if not self._targets.is_done(view, file):
                     self._hydrate(view, file)
+                    self._targets.set_done(view, file)
             view.trust_all()
+            self._targets.set_complete(view)
         self._avoided.clear()
-        if self._written >= max(_TRIM_SIZE, self._bytes()[1] // _TRIM_PART):
-            self._trim(targets)
+        if self._written >= max(_TRIM_SIZE, self._targets.bytes()[1] // _TRIM_PART):
+            self._trim(views)
 
     def _hydrate(self, view: View, file: OpenFile) -> None:
         name = self._kept.named(file.number)
         self._store.need(name)
         with self._lock.now:
             offered = self._offered.pop(file.number, None)
-        if not offered or not self._take(name, *offered):
-            self._current, self._current_done = file.number, 0
-            index = self._index_of(file)
-            if self._store.is_verified(name) or (self._take_turn() and self._store.is_verified(name)):
-                self._files.keep_some(file, index, name, view.pages_in(file, index))
-            else:
-                self._files.keep_all(file, index, name)
-                self._written += file.file.size
-        self._done[file.number] = min(view.txid, self._done.get(file.number, view.txid))
+        if offered and self._take(name, *offered):
+            return
+        self._targets.current = (file.number, 0)
+        index = self._index_of(file)
+        if self._store.is_verified(name) or (self._take_turn() and self._store.is_verified(name)):
+            self._files.keep_some(file, index, name, view.pages_in(file, index))
+        else:
+            self._files.keep_all(file, index, name)
+            self._written += file.file.size
 
     def _take(self, name: FileName, data: bytes, index: PageIndex) -> bool:
         """Keep a file that is there; return whether that worked."""
@@ -327,7 +279,9 @@ class Hydrator:
         return self._waiter.wait(file.index.load, self._meter)
 
     def _before(self) -> None:
-        """Let queries go first, and other processes that are at it."""
+        """Let queries go first, and other processes that are at it; stop where nobody is left."""
+        if self._is_left():
+            raise InterruptedQueryError("nobody is left to hydrate it for")
         self._take_turn()
         deadline = time.monotonic() + _YIELD_S
         source = self._source()
@@ -340,7 +294,7 @@ class Hydrator:
         return True
 
     def _advance(self, done: int) -> None:
-        self._current_done = done
+        self._targets.current = (self._targets.current[0], done)
 
     def _plan_around(self, error: FileError) -> bool:
         """Do without a file that is gone or damaged; return whether that is possible."""
@@ -349,54 +303,45 @@ class Hydrator:
         if source is None or len(self._avoided) > _MOST_AVOIDED:
             self._avoided.clear()
             return False
-        for view in self._targets():
+        for view in self._targets.views():
             if any(each.file == error.file for each in view.files):
                 try:
                     found = source.again(view, self._avoided, self._meter, keep=True)
                 except (BackendError, LTXError):
                     return False
                 if found is not source.newest:
-                    self._instead[view] = found
+                    self._targets.replace(view, found)
         return True
 
-    def _check_room(self, targets: Sequence[View]) -> None:
+    def _check_room(self, views: Sequence[View]) -> None:
         """See that what is to be kept can be kept, before anything is fetched in vain.
 
         Raises:
             FullError: It cannot.
         """
-        files = {file.number: file.file.size for view in targets for file in view.files}
-        if sum(files.values()) > self._store.room or (self._is_full and self._tried == targets):
+        if self._targets.bytes()[1] > self._store.room or (self._is_full and self._tried == views):
             raise FullError
 
     def _make_room(self) -> float:
         """Remove what no view needs; where that was done for the same views before, give up. Return how long to rest."""
-        targets = self._targets()
-        if self._tried != targets:
-            self._tried, self._is_full = targets, False
+        views = self._targets.views()
+        if self._tried != views:
+            self._tried, self._is_full = views, False
             with suppress(BackendError, LTXError):
-                self._trim(targets)
+                self._trim(views)
             return 0.0
         self._is_full = True
-        size = sum({file.number: file.file.size for view in targets for file in view.files}.values())
+        size = self._targets.bytes()[1]
         self._fail(
             f"{self._store.max_size} bytes are too few for this database in {self._store.path.parent}: its files have "
             f"{size}, and take up to a quarter more there; let cache_dir_size be more"
         )
         return _FOREVER_S
 
-    def _trim(self, targets: Sequence[View]) -> None:
+    def _trim(self, views: Sequence[View]) -> None:
         """Remove from the disk what no view needs any more: the older versions of pages that were written again."""
-        wanted: dict[FileName, NDArray[np.uint32]] = {}
-        done: dict[int, int] = {}
-        for view in targets:
-            for file in view.files:
-                name = self._kept.named(file.number)
-                pgnos = view.pages_in(file, self._index_of(file))
-                wanted[name] = np.union1d(wanted[name], pgnos) if name in wanted else pgnos
-                if self._is_done(view, file):
-                    done[file.number] = min(view.txid, done.get(file.number, view.txid))
-        self._done = done
+        pages = self._targets.wanted(views, self._index_of)
+        wanted = {self._kept.named(number): pgnos for number, pgnos in pages.items()}
         self._store.trim(wanted, others=self._store.max_size >= UNBOUNDED)
         self._written = 0
 

@@ -172,7 +172,10 @@ def _check(path: Path) -> None:
         raise ConfigError(f"nothing can be kept at {path}: {error.strerror}") from error
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"nothing can be kept at {path}: it cannot be written to")
-    if path.exists() and path.stat().st_size:
+    if not path.exists():
+        with suppress(FileExistsError):  # pages of a private database are private
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    elif path.stat().st_size:
         try:  # by SQLite: whoever else closes a database takes the locks of its other users in this process away
             with closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as db:
                 if db.pragma("application_id") == APPLICATION_ID:

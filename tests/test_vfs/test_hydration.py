@@ -11,10 +11,12 @@ import pytest
 
 import vfs
 from backends import UnavailableError
+from ltx.format.index import PageIndex
 from tests.test_vfs.hydrating import ALL, hydrated, progress, status, until, wait_until_complete
 from tests.test_vfs.origin import Origin, number, origin, rows, seen
 from tests.test_vfs.storages import Hooks, Request, delays, hooked
 from vfs.hydration_files import BLOCK_SIZE
+from vfs.source import open_source
 
 MIB = 1 << 20
 
@@ -253,3 +255,50 @@ def test_every_page_size(page_size: int, tmp_path: Path) -> None:
             wait_until_complete(db)
             gone(hooks)
             assert rows(db, ALL) == rows(source.connection, ALL)
+
+
+def test_a_process_that_forks_meanwhile_has_children_that_work(source: Origin) -> None:
+    db, hooks = hydrated(source)
+    with closing(db), delays(hooks, 0.02):
+        children = []
+        while status(db).state != "complete":
+            child = os.fork()
+            if not child:
+                try:
+                    with closing(apsw.Connection(":memory:")) as memory:
+                        os._exit(0 if number(memory, "SELECT 7") == 7 else 1)
+                finally:
+                    os._exit(2)
+            children.append(child)
+        assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * len(
+            children
+        )
+        assert len(children) > 3
+        assert rows(db, ALL) == rows(source.connection, ALL)
+
+
+def test_long_indexes_are_loaded_in_pieces(source: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in [("TAIL_SIZE", 8 << 10), ("INDEX_SIZE", 0), ("_INDEX_PART", 1 << 30)]:
+        monkeypatch.setattr(f"vfs.open_files.{name}", size)
+    monkeypatch.setattr("vfs.index_search._PIECE_SIZE", 5000)
+    db, hooks = hydrated(source)
+    with closing(db):
+        wait_until_complete(db)
+        pieces = [each for each in hooks.log if (each.end or 0) - each.start == 5000]
+        assert len(pieces) >= 3
+        gone(hooks)
+        assert rows(db, ALL) == rows(source.connection, ALL)
+
+
+def test_the_pages_of_a_file_are_those_that_a_reader_finds_in_it(source: Origin) -> None:
+    source.commit("UPDATE t SET b = 'y' WHERE id BETWEEN 100 AND 300")
+    source.commit("DELETE FROM t WHERE id > 1500", "VACUUM")
+    source.commit("INSERT INTO t VALUES (5000, 'z')")
+    opened = open_source(source.url, 1 << 20, 60.0, {})
+    for txid in (2, 3, 4, 5, 6):
+        view = opened.at(bool, txid=txid)
+        stored = [pgno for pgno in range(1, view.commit + 1) if pgno != view.lock_page]
+        for file in view.files:
+            assert isinstance(file.index, PageIndex)
+            found = view.pages_in(file, file.index).tolist()
+            assert found == [pgno for pgno in stored if view.file_of(pgno) is file]
