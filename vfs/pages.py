@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from backends import Backend, BackendError, NotFoundError, Piece, UnavailableError
 from ltx import CorruptError
-from ltx.format.frame import FRAME_HEAD, decode_frame
+from ltx.format.frame import decode_frame
 from ltx.replica.apply import FileError
 from vfs.cache import Frame, PageCache, PageKey
 from vfs.kept_files import KeptFiles
-from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches, spans
+from vfs.proof import check_commit, dispelled
+from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches, part_lacking, spans
 from vfs.view import Doubt, Run, View
 from vfs.waiting import ForkedLock, Interrupted, Waiter, together
 
@@ -47,6 +48,21 @@ class _Flight:
     future: Future[Frames]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Starting:
+    """Pages of which somebody finds out where they are, to begin to read them.
+
+    Attributes:
+        process: Whose threads work on it.
+        places: The pages, with their view.
+        future: Is done when the reading has begun.
+    """
+
+    process: int
+    places: Sequence[tuple[View, int]]
+    future: Future[None]
+
+
 class PageReader:
     """Reads pages of one replica through a cache. Safe to use from several threads, and in a forked child.
 
@@ -65,7 +81,7 @@ class PageReader:
         self._waiter = waiter
         self._kept = kept
         self._flights: dict[PageKey, _Flight] = {}
-        self._starting: dict[tuple[View, int], tuple[int, Future[None]]] = {}
+        self._starting: dict[tuple[View, int], _Starting] = {}
         self._lock = ForkedLock()
 
     @property
@@ -106,7 +122,7 @@ class PageReader:
             ):  # it was read together with others, or a while ago: asked for alone it may be right
                 page = self._decoded(view, key, self._wait_alone(view, key, interrupted))
         if pgno == 1:
-            _check_commit(view, page)
+            check_commit(view, page)
         return page
 
     def located(self, view: View, pgno: int) -> PageKey | None:
@@ -176,23 +192,29 @@ class PageReader:
             try:
                 self._start(view, pgnos, interrupted)
             finally:
-                with self._lock.now:
-                    for place in places:
-                        if self._starting.get(place) is starting:
-                            del self._starting[place]
+                with self._lock.now:  # whoever starts holds it: what is to be forgotten is there
+                    self._forget_starting(starting)
 
         with self._lock.now:
-            starting = (os.getpid(), self._waiter.start(work, interrupted))
+            starting = _Starting(os.getpid(), places, self._waiter.start(work, interrupted))
             self._starting.update(dict.fromkeys(places, starting))
+
+    def _forget_starting(self, starting: "_Starting") -> None:
+        for place in starting.places:
+            if self._starting.get(place) is starting:
+                del self._starting[place]
 
     def _locate(self, view: View, pgno: int, interrupted: Interrupted) -> None:
         """See to it that what says where a page is was read, here or where it is being read ahead."""
-        process, starting = self._starting.get((view, pgno), (0, None))
-        if starting is not None and process == os.getpid():
+        starting = self._starting.get((view, pgno))
+        if starting is not None and starting.process == os.getpid():
             try:
-                self._waiter.wait_for(starting, interrupted)
-            except Exception:
-                if not starting.done():
+                self._waiter.wait_for(starting.future, interrupted)
+            except Exception as error:
+                if not starting.future.done():
+                    if isinstance(error, UnavailableError):  # it hangs: nobody else shall wait for it
+                        with self._lock.now:
+                            self._forget_starting(starting)
                     raise
         indexes = list(view.unlocated(pgno))
         if indexes:
@@ -276,7 +298,7 @@ class PageReader:
         read = self._waiter.at_once(
             lambda: self._get((*doubts, *runs), self._backend.get_at_once), interrupted
         )
-        return None if read is None else self._taken(view, runs, _dispelled(doubts, read))
+        return None if read is None else self._taken(view, runs, dispelled(doubts, read))
 
     def _look(self, doubts: Sequence[Doubt], interrupted: Interrupted) -> None:
         """See that what is in doubt is right."""
@@ -284,7 +306,7 @@ class PageReader:
         if read is None:
             self._waiter.wait(lambda: self._read([], doubts), interrupted)
         else:
-            _dispelled(doubts, read)
+            dispelled(doubts, read)
 
     def _flight(self, key: PageKey) -> _Flight | None:
         flight = self._flights.get(key)
@@ -331,7 +353,7 @@ class PageReader:
             for run in runs:
                 kept = self._kept.frames(run)
                 frames.update(((run.file.number, pgno), frame) for pgno, frame in kept.items())
-            lacking = [part for run in runs if (part := _part_lacking(run, frames))]
+            lacking = [part for run in runs if (part := part_lacking(run, frames))]
         new = self._taken(view, lacking, self._read(lacking, doubts))
         if self._kept and new:
             self._waiter.start(partial(self._keep_on_disk, view.page_size, new), lambda: False)
@@ -370,7 +392,7 @@ class PageReader:
     def _read(self, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Sequence[bytes]:
         """Read runs, and see at the same time that what is in doubt about them is right."""
         parts: Sequence[Run | Doubt] = (*doubts, *runs)
-        return _dispelled(doubts, self._get(parts, self._backend.get_ranges)) if parts else ()
+        return dispelled(doubts, self._get(parts, self._backend.get_ranges)) if parts else ()
 
     def _get(self, parts: Sequence["Run | Doubt"], get: Callable[[Sequence[Piece]], _R]) -> _R:
         """Get bytes, and say which file is gone where one is."""
@@ -389,56 +411,3 @@ class PageReader:
             raise FileError(view.file_of(key[1]).file, error) from error
         self._cache.replace(key, page)
         return page
-
-
-def _part_lacking(run: Run, known: Frames) -> Run | None:
-    """Return the part of a run from the first to the last frame that is not known; None where all are."""
-    places = [place for place, (pgno, _, _) in enumerate(run.frames) if (run.file.number, pgno) not in known]
-    if not places:
-        return None
-    frames = run.frames[places[0] : places[-1] + 1]
-    shift, (_, last, size) = frames[0][1], frames[-1]
-    return Run(
-        run.file,
-        run.start + shift,
-        run.start + last + size,
-        tuple((pgno, start - shift, length) for pgno, start, length in frames),
-    )
-
-
-def _check_commit(view: View, page_one: bytes) -> None:
-    """See that the file that says how many pages there are does not deny some, where it was not verified.
-
-    SQLite itself would find out, if a reader's page 1 did not have the number that the file says.
-    """
-    stated = int.from_bytes(page_one[28:32], "big")
-    if view.last.is_verified or page_one[24:28] != page_one[92:96] or stated <= view.commit:
-        return
-    raise FileError(
-        view.last.file, CorruptError(f"a database of {stated} pages would have {view.commit}", offset=12)
-    )
-
-
-def _dispelled(doubts: Sequence[Doubt], read: Sequence[bytes]) -> Sequence[bytes]:
-    """See that what was in doubt is right, and return what was read behind it."""
-    for doubt, heads in zip(doubts, read, strict=False):
-        _dispel(doubt, heads)
-    return read[len(doubts) :]
-
-
-def _dispel(doubt: Doubt, frames: bytes) -> None:
-    """See that the frames around a place are those that the index names.
-
-    Raises:
-        FileError: They are not.
-    """
-    for pgno, start in doubt.heads:
-        head = frames[start : start + FRAME_HEAD.size]
-        if len(head) < FRAME_HEAD.size or FRAME_HEAD.unpack(head)[0] != pgno:
-            raise FileError(
-                doubt.file.file,
-                CorruptError(
-                    f"the page index names page {pgno} where another lies", offset=doubt.start + start
-                ),
-            )
-    doubt.file.proven.add(doubt.place)

@@ -1,10 +1,10 @@
 """Which requests pages are read by: runs of frames with little between them, several of them at once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 from vfs.view import Doubt, Run, View
 
-__all__ = ["RUN_PAGES_SIZE", "RUN_SIZE", "batches", "spans"]
+__all__ = ["RUN_PAGES_SIZE", "RUN_SIZE", "batches", "part_lacking", "spans"]
 
 RUN_SIZE = 4 << 20
 """Bytes that one request for pages gets at most: a few such requests under way hide how far a storage is."""
@@ -102,3 +102,18 @@ def _batches(runs: Iterable[Run], view: View) -> Iterator[tuple[list[Run], list[
         doubts.update(((doubt.file.number, doubt.place), doubt) for doubt in view.doubts(run.frames[0][0]))
     if batch:
         yield batch, [*doubts.values()]
+
+
+def part_lacking(run: Run, known: Container[tuple[int, int]]) -> Run | None:
+    """Return the part of a run from the first to the last frame that is not known; None where all are."""
+    places = [place for place, (pgno, _, _) in enumerate(run.frames) if (run.file.number, pgno) not in known]
+    if not places:
+        return None
+    frames = run.frames[places[0] : places[-1] + 1]
+    shift, (_, last, size) = frames[0][1], frames[-1]
+    return Run(
+        run.file,
+        run.start + shift,
+        run.start + last + size,
+        tuple((pgno, start - shift, length) for pgno, start, length in frames),
+    )
