@@ -79,7 +79,8 @@ class Maintenance:
             if not self._is_damage(error):
                 if str(error) not in (str(uploader.upkeep_error), str(self._soundness.problem)):
                     log_failure("upkeep failed", error, replica=uploader.replica.url)
-                uploader.upkeep_error = error
+                error.__cause__ = error.__context__ = None  # their tracebacks hold files that are open
+                uploader.upkeep_error = error.with_traceback(None)
                 return min(_LONGEST_S, self._upkeep.check_s)
         uploader.upkeep_error = self._soundness.problem
         due_s = (next_due(self._upkeep.levels, now) - now).total_seconds()
@@ -105,8 +106,11 @@ class Maintenance:
                     self._make(level, now, txid)
                 except LTXError as error:  # the other levels may well do without what is damaged
                     failed = failed or error
-        if failed:
-            raise failed
+        try:
+            if failed:
+                raise failed
+        finally:
+            del failed  # its traceback holds this frame, and files that are open
 
     def _make(self, level: int, now: datetime, txid: int) -> None:
         replica, policy, soundness = self._uploader.replica, self._upkeep.levels, self._soundness

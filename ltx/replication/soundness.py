@@ -47,9 +47,11 @@ class Soundness:
         self._asked = False
         expected = self._uploader.txid or 0
         files = self._uploader.replica.files()
-        if _lacks(files, expected):
+        reach = reach_of(files)
+        if reach.gap or _newest(files) < expected:
             # Once more: of files that appear while a folder is listed, a later one may be seen and an earlier one not.
             files = self._uploader.replica.files()
+            reach = reach_of(files)
         present = {_identity(file) for file in files}
         self._damaged = {each: fault for each, fault in self._damaged.items() if each in present}
         problem: Exception | None = None
@@ -58,8 +60,7 @@ class Soundness:
             problem = problem or CorruptError(
                 f"{fault.file.key} is damaged, and states that need it cannot be restored: {fault.text}"
             )
-        gap = reach_of(files).gap
-        if gap or _newest(files) < expected:
+        if reach.gap or _newest(files) < expected:
             self._asked = True
             self._uploader.doubt()
         if _newest(files) < expected:
@@ -67,9 +68,9 @@ class Soundness:
                 f"{self._uploader.replica.url} had TXID {expected:016x} and has it no more: somebody else deletes there",
                 after=_newest(files),
             )
-        elif gap:
-            self._heal(gap[1] - 1)
-            problem = problem or gap_error(reach_of(files))
+        elif reach.gap:
+            self._heal(reach.gap[1] - 1)
+            problem = problem or gap_error(reach)
         self._tell(problem)
         return files
 
@@ -147,10 +148,6 @@ class Soundness:
                 extra={"replica": self._uploader.replica.url, "error": str(problem)},
             )
         self.problem = problem
-
-
-def _lacks(files: Sequence[LTXFile], expected: int) -> bool:
-    return _newest(files) < expected or reach_of(files).gap is not None
 
 
 def _newest(files: Sequence[LTXFile]) -> int:

@@ -1,5 +1,7 @@
 """A replica in which something is damaged, or that somebody else deletes in, becomes whole again while we run."""
 
+import gc
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -148,6 +150,25 @@ def test_a_damaged_snapshot_that_can_be_done_without_is_told_of(world: World) ->
     assert not database.status.replicas[0]["needs_snapshot"]  # the one that was just made is sound
     assert [file.max_txid for file in world.replica.files(9)] == [3, 4]
     assert world.is_whole()
+    database.close()
+
+
+def test_a_merge_that_fails_leaves_no_file_open(world: World) -> None:
+    damaged_at(world, 0)
+    database = Database(world.path, [world.replica], Settings(upkeep=OFTEN))
+    world.commit()
+    database.sync()
+    assert database.uploaders[0].push()
+    time.sleep(1.1)
+    gc.collect()
+    gc.disable()  # only what is let go of at once counts
+    try:
+        Maintenance(database.uploaders[0], database.folder, OFTEN).run()
+        assert database.uploaders[0].upkeep_error
+        opened = [os.path.realpath(path) for path in Path("/proc/self/fd").iterdir()]
+        assert [path for path in opened if path.endswith(".ltx")] == []
+    finally:
+        gc.enable()
     database.close()
 
 
