@@ -6,6 +6,7 @@ pin began, and then once (docs/design/0006-capture.md has the argument).
 """
 
 import os
+import time
 from pathlib import Path
 
 import apsw
@@ -115,10 +116,18 @@ class Pins:
         This is what SQLite itself shows to readers: a frame beyond it may look committed and still be given up,
         where its writer was killed between writing and telling.
         """
-        counts: tuple[int, int] = self.idle.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_NOOP)
-        if counts[0] < 0:
-            raise Doubt(f"{self.path} has no WAL any more")
-        return counts
+        until = time.monotonic() + PIN_BUSY_MS / 1000
+        while True:
+            try:
+                counts: tuple[int, int] = self.idle.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_NOOP)
+            except apsw.BusyError:  # met within a commit; SQLite itself does not wait here as readers do
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(0)
+                continue
+            if counts[0] < 0:
+                raise Doubt(f"{self.path} has no WAL any more")
+            return counts
 
     def close(self) -> None:
         """End the pin and close both connections. Idempotent."""

@@ -1,6 +1,10 @@
 """What one look at the WAL finds: each page as SQLite reads it, also those that no frame holds."""
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import apsw
@@ -158,3 +162,28 @@ def test_a_file_that_is_another_one_now_is_doubt(side: str, copy: Copy) -> None:
 def test_an_application_cannot_leave_wal_mode_meanwhile(copy: Copy) -> None:
     with connected(copy.path, busy_ms=0) as db, pytest.raises(apsw.BusyError):
         db.execute("PRAGMA journal_mode = DELETE").fetchall()
+
+
+def test_how_far_the_wal_is_can_be_seen_in_the_middle_of_a_commit(copy: Copy) -> None:
+    # SQLite says "busy" where a writer is just telling of its commit: two writers made it do so 100 times a second.
+    program = (
+        "import apsw, sys\n"
+        "db = apsw.Connection(sys.argv[1])\n"
+        "db.set_busy_timeout(10_000)\n"
+        "db.execute('PRAGMA synchronous = OFF')\n"
+        "print('ready', flush=True)\n"
+        "while True: db.execute('UPDATE t SET a = a + 1 WHERE id = 1')\n"
+    )
+    with ExitStack() as stack:
+        for _ in range(2):
+            writer = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", program, str(copy.path)], stdout=subprocess.PIPE)
+            )
+            stack.callback(writer.kill)
+            assert writer.stdout
+            writer.stdout.readline()
+        before, end = copy.pins.frame_counts()[0], time.monotonic() + 1.5
+        while time.monotonic() < end:
+            counts = copy.pins.frame_counts()
+            assert counts[0] >= before
+            before = counts[0]
