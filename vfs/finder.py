@@ -30,7 +30,8 @@ from ltx.replica.plan import Plan, extend, make_plan, reach_of
 from vfs.history import is_anew, is_lost, is_shown
 from vfs.next_files import files_behind
 from vfs.open_files import TAIL_SIZE, FileOpener
-from vfs.view import OpenFile, View, build_view, extend_view
+from vfs.view import OpenFile, View
+from vfs.view_making import build_view, extend_view
 
 __all__ = ["ViewFinder"]
 

@@ -1,6 +1,6 @@
 """One state of a database, and where each of its pages lies: immutable, so that a reader can hold on to it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -15,7 +15,7 @@ from ltx.replica.apply import FileError
 from vfs.index_search import SearchedIndex
 from vfs.layers import PageMap
 
-__all__ = ["Doubt", "OpenFile", "Run", "View", "build_view", "extend_view"]
+__all__ = ["Doubt", "Layer", "OpenFile", "Run", "Single", "View"]
 
 _FEW = 4
 
@@ -87,7 +87,7 @@ class Doubt:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Single:
+class Single:
     """A file that is asked itself which pages it holds: a snapshot, or one whose index is searched.
 
     Attributes:
@@ -99,6 +99,7 @@ class _Single:
     limit: int
 
     def get(self, pgno: int) -> OpenFile | None:
+        """Return the file if it has a page that counts."""
         header = self.file.header
         if pgno > self.limit:
             return None
@@ -106,8 +107,9 @@ class _Single:
             return self.file if 1 <= pgno <= header.commit and pgno != header.lock_page else None
         return self.file if self.file.index.near(pgno).holds(pgno) else None
 
-    def cut(self, commit: int) -> "_Single":
-        return self if commit >= self.limit else _Single(self.file, commit)
+    def cut(self, commit: int) -> "Single":
+        """Leave out the pages beyond a size."""
+        return self if commit >= self.limit else Single(self.file, commit)
 
     def same(self, pgno: int, stop: int) -> int:
         """Return up to where pages behind `pgno` are all in this file if it is, as its run says, or all not."""
@@ -131,6 +133,7 @@ class _Single:
 
     @property
     def files(self) -> tuple[OpenFile, ...]:
+        """The file, as the only one."""
         return (self.file,)
 
 
@@ -143,7 +146,7 @@ def _index_of(file: OpenFile) -> PageIndex:
     return file.index if isinstance(file.index, PageIndex) else file.index.load()
 
 
-_Layer = _Single | PageMap[OpenFile]
+Layer = Single | PageMap[OpenFile]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -168,11 +171,11 @@ class View:
     commit: int
     last: OpenFile
     lineage: int
-    _layers: tuple[_Layer, ...]
+    layers: tuple[Layer, ...]
     files: tuple[OpenFile, ...]
     unverified: tuple[OpenFile, ...]
     searched: tuple[SearchedIndex, ...]
-    _trusted: bytearray = field(repr=False)
+    trusted: bytearray = field(repr=False)
 
     @property
     def size(self) -> int:
@@ -201,7 +204,7 @@ class View:
         return self._found(pgno)[1]
 
     def _found(self, pgno: int) -> tuple[int, OpenFile]:
-        for place, layer in enumerate(self._layers):
+        for place, layer in enumerate(self.layers):
             file = layer.get(pgno)
             if file is not None:
                 return place, file
@@ -209,7 +212,7 @@ class View:
 
     def unlocated(self, pgno: int) -> Iterator[SearchedIndex]:
         """Yield the indexes that must be read to say where a page is, for whoever would rather read them at once."""
-        for layer in self._layers:
+        for layer in self.layers:
             if isinstance(layer, PageMap):
                 if layer.get(pgno) is not None:
                     return
@@ -228,9 +231,9 @@ class View:
             FileError: An index that is searched is damaged or gone.
         """
         layer, file = self._found(pgno)
-        if isinstance(self._layers[layer], _Single) and not file.header.is_snapshot:
+        if isinstance(self.layers[layer], Single) and not file.header.is_snapshot:
             return file, pgno + 1
-        for each in self._layers[: layer + 1]:
+        for each in self.layers[: layer + 1]:
             stop = each.same(pgno, stop)
         return file, stop
 
@@ -256,7 +259,7 @@ class View:
             return self._short_run(file, index, place, count, max_size)
         strange = np.flatnonzero(index.pgnos[place : place + count] != np.arange(pgno, pgno + count))
         stop = pgno + (int(strange[0]) if len(strange) else count)
-        for each in self._layers[: layer + 1]:
+        for each in self.layers[: layer + 1]:
             stop = each.same(pgno, stop)
         offsets, sizes = index.frames(place, place + stop - pgno)
         start = int(offsets[0])
@@ -302,17 +305,17 @@ class View:
 
     def trusts(self, pgno: int) -> bool:
         """Whether nothing has to be looked at for a page any more."""
-        return not self.unverified or bool(self._trusted[pgno >> 3] >> (pgno & 7) & 1)
+        return not self.unverified or bool(self.trusted[pgno >> 3] >> (pgno & 7) & 1)
 
     def trust(self, pgnos: Iterable[int]) -> None:
         """Take pages for the newest from now on: what there was to look at was right."""
         if self.unverified:
             for pgno in pgnos:  # two threads at once may lose a mark, which costs a look
-                self._trusted[pgno >> 3] |= 1 << (pgno & 7)
+                self.trusted[pgno >> 3] |= 1 << (pgno & 7)
 
     def trust_all(self) -> None:
         """Take all pages for the newest from now on: every frame of every file was looked at."""
-        self._trusted[:] = b"\xff" * len(self._trusted)
+        self.trusted[:] = b"\xff" * len(self.trusted)
 
     def pages_in(self, file: OpenFile, index: PageIndex) -> NDArray[np.uint32]:
         """Return the pages whose newest version lies in a file, ascending.
@@ -322,7 +325,7 @@ class View:
             index: All of its page index.
         """
         pgnos = index.pgnos[: index.place(self.commit + 1)]
-        for layer in self._layers:
+        for layer in self.layers:
             if file in layer.files:
                 return layer.owned(pgnos, file)
             pgnos = layer.without(pgnos)
@@ -334,140 +337,3 @@ def _doubt(file: OpenFile, index: PageIndex, place: int) -> Doubt:
     start = index.offset(around[0])
     heads = tuple((int(index.pgnos[each]), index.offset(each) - start) for each in around)
     return Doubt(file, index.offset(place), start, start + heads[-1][1] + FRAME_HEAD.size, heads)
-
-
-def build_view(opened: Sequence[OpenFile], time: datetime, lineage: int = 0) -> View:
-    """Make the view that the files of a plan give, the first of them being a snapshot.
-
-    Raises:
-        FileError: They do not belong together, or one grows the database without all new pages.
-    """
-    first = opened[0]
-    if not first.header.is_snapshot:
-        raise FileError(first.file, CorruptError("it is no snapshot, and nothing lies before it"))
-    _check_fits(None, opened)
-    return _view((), opened, time, lineage)
-
-
-def extend_view(view: View, opened: Sequence[OpenFile], time: datetime) -> View:
-    """Make the view that results when further files are applied to one; the old one stays as it is.
-
-    A page's place changes only for a file with a higher TXID; commit is that of the last file; pages beyond a
-    smaller commit are dropped.
-
-    Raises:
-        FileError: As `build_view`.
-    """
-    _check_fits(view, opened)
-    longer = _view(view._layers, opened, time, view.lineage)
-    if view.unverified and longer.unverified and all(each.is_verified for each in opened):
-        shared = min(len(view._trusted), len(longer._trusted))
-        longer._trusted[:shared] = view._trusted[:shared]
-    return longer
-
-
-def _view(layers: tuple[_Layer, ...], opened: Sequence[OpenFile], time: datetime, lineage: int) -> View:
-    last = opened[-1]
-    for each in opened:
-        layers = _applied(layers, each)
-    layers = _without_buried(layers, last.header)
-    files = sorted(
-        (file for layer in layers for file in layer.files if file is not None),
-        key=lambda each: each.file.max_txid,
-    )
-    unverified = tuple(each for each in files[1:] if not each.is_verified)
-    return View(
-        txid=last.file.max_txid,
-        time=time,
-        page_size=last.header.page_size,
-        commit=last.header.commit,
-        last=last,
-        lineage=lineage,
-        _layers=layers,
-        files=tuple(files),
-        unverified=unverified,
-        searched=tuple(
-            layer.file.index
-            for layer in layers
-            if isinstance(layer, _Single) and isinstance(layer.file.index, SearchedIndex)
-        ),
-        _trusted=bytearray(last.header.commit // 8 + 1 if unverified else 0),
-    )
-
-
-def _applied(layers: tuple[_Layer, ...], opened: OpenFile) -> tuple[_Layer, ...]:
-    """Put a file on top of the files before it."""
-    header = opened.header
-    if header.is_snapshot:  # whatever lies below it is hidden
-        return (_Single(opened, header.commit),)
-    below = tuple(layer.cut(header.commit) for layer in layers)
-    index = opened.index if isinstance(opened.index, PageIndex) else opened.index.whole
-    if index is None:
-        return (_Single(opened, header.commit), *below)
-    if below and isinstance(below[0], PageMap):
-        return (below[0].with_pages(opened, index.pgnos, _stays), *below[1:])
-    nothing: PageMap[OpenFile] = PageMap()
-    return (nothing.with_pages(opened, index.pgnos, _stays), *below)
-
-
-def _stays(file: OpenFile) -> bool:
-    """Whether a file is kept of which no page is the newest, as its index says: one could hide in it."""
-    return not file.is_verified
-
-
-def _without_buried(layers: tuple[_Layer, ...], header: Header) -> tuple[_Layer, ...]:
-    """Leave out the snapshot when all its pages were written again: following for weeks must not hang on it."""
-    stored = header.commit - (header.lock_page <= header.commit)
-    is_buried = len(layers) == 2 and isinstance(layers[0], PageMap) and layers[0].total == stored
-    return layers[:1] if is_buried else layers
-
-
-def _check_fits(view: View | None, opened: Sequence[OpenFile]) -> None:
-    before = view.last if view and view.commit else None
-    page_size, old_commit = (view.page_size, view.commit) if view else (opened[0].header.page_size, 0)
-    for each in opened:
-        _check_fit(each, before, page_size, old_commit)
-        before, old_commit = each, each.header.commit
-
-
-def _check_fit(each: OpenFile, before: OpenFile | None, page_size: int, old_commit: int) -> None:
-    """Hold a file to the one before it. Of the two the one that was not verified is taken for the damaged one."""
-    header = each.header
-    suspect = before if before and each.is_verified and not before.is_verified else each
-    if header.page_size != page_size:
-        raise FileError(
-            suspect.file,
-            CorruptError(
-                f"pages of {header.page_size} bytes in {each.file.name}, of {page_size} before it", offset=8
-            ),
-        )
-    lacking = _lacking(each, 0 if header.is_snapshot else old_commit)
-    if lacking:
-        raise FileError(
-            suspect.file,
-            CorruptError(
-                f"the database grows to {header.commit} pages with {each.file.name}, which lacks "
-                f"{lacking} of the new ones",
-                offset=12,
-            ),
-        )
-
-
-def _lacking(each: OpenFile, old_commit: int) -> int:
-    """Return how many of the pages beyond an old size a file lacks, as far as what was read of its index tells.
-
-    Raises:
-        FileError: It has pages that it cannot have.
-    """
-    header, index = each.header, each.index
-    wanted = max(0, header.commit - old_commit) - (old_commit < header.lock_page <= header.commit)
-    if isinstance(index, SearchedIndex):
-        newest, strange = index.max_pgno, False
-        lacking = header.commit - (header.commit == header.lock_page) - newest if wanted else 0
-    else:
-        newest = int(index.pgnos[-1]) if len(index) else 0
-        strange = index.holds(header.lock_page)
-        lacking = wanted - (len(index) - index.place(old_commit + 1))
-    if newest > header.commit or strange:
-        raise FileError(each.file, CorruptError("the page index names pages that the file cannot hold"))
-    return max(0, lacking)
