@@ -12,13 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+import traceback
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
 
 import vfs
+from backends import NotFoundError
 from ltx import Replica, ReplicaError
 from tests.support.writers import PROMISE, check_promise, prepare, writing
 
@@ -74,6 +77,7 @@ class _Soak:
             try:
                 self._round(min(end, time.monotonic() + 2 + self.choice.random() * 8), options.writers)
             except AssertionError as error:
+                traceback.print_exc()
                 print(f"round {rounds}: {error}; seed {options.seed}")
                 return 1
         with Replica.open(self.url) as replica:
@@ -87,20 +91,20 @@ class _Soak:
 
     def _round(self, until: float, writers: int) -> None:
         """Write and look until then; kill or stop the replicator; then the replica must be the database."""
-        process = self._replicate()
-        with writing(self.database, processes=writers, seed=self.choice.randrange(1 << 30)):
+        with (
+            self._replicating() as process,
+            writing(self.database, processes=writers, seed=self.choice.randrange(1 << 30)),
+        ):
             while time.monotonic() < until:
                 if (self.folder / "replica").is_dir():
                     self._look()
                 time.sleep(0.2)
-            if self.choice.random() < 0.5:
+            if is_killed := self.choice.random() < 0.5:
                 process.kill()
                 process.wait()
-        if process.poll() is not None:  # killed while they wrote: the next one must find all of it
-            process = self._replicate()
-            time.sleep(2)
-        process.terminate()
-        assert process.wait(60) == 0, (self.folder / "log").read_text()[-2000:]
+        if is_killed:  # while they wrote: the next one must find all of it
+            with self._replicating():
+                time.sleep(2)
         assert self._restore(), "the replica cannot be restored"
         with closing(apsw.Connection(str(self.database))) as db:
             assert db.serialize("main") == self._output.read_bytes(), "the replica is not the database"
@@ -134,19 +138,34 @@ class _Soak:
             try:
                 txid = self.choice.choice(replica.files()).max_txid if older else None
                 replica.restore(self._output, txid=txid, force=True)
-            except (ReplicaError, IndexError):  # not there yet, or pruned meanwhile
+            except (ReplicaError, NotFoundError, IndexError):  # not there yet, or pruned meanwhile
                 assert not self.counters or older, "a replica that could be restored cannot be any more"
                 return False
         self.restores += 1
         return True
 
-    def _replicate(self) -> "subprocess.Popen[bytes]":
+    @contextmanager
+    def _replicating(self) -> Iterator["subprocess.Popen[bytes]"]:
+        """Replicate meanwhile; unless it was killed, or what is done meanwhile fails, it must end well."""
         with open(self.folder / "log", "ab") as log:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "ltx", "replicate", "--config", str(self.folder / "litestream.yml")],
                 env={**os.environ, "PYTHONPATH": str(_ROOT), "XDG_RUNTIME_DIR": str(self.folder)},
+                stdout=log,
                 stderr=log,
             )
+        try:
+            while not (self.folder / "ltx" / f"{process.pid}.sock").exists() and process.poll() is None:
+                time.sleep(
+                    0.05
+                )  # until then a SIGTERM ends it at once, since it has nothing to bring to its end
+            yield process
+            if process.poll() is None:
+                process.terminate()
+                assert process.wait(60) == 0, (self.folder / "log").read_text()[-2000:]
+        finally:
+            process.kill()
+            process.wait()
 
 
 if __name__ == "__main__":
