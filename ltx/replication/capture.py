@@ -30,6 +30,8 @@ __all__ = ["Capture", "Captured", "Followed"]
 _IN_MEMORY = 16 << 20
 """Bytes of frames beyond which a transaction goes to a temporary file."""
 
+_READ_SIZE = 1 << 18
+
 
 @dataclass(frozen=True, slots=True)
 class Followed:
@@ -83,9 +85,17 @@ class Captured:
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield page numbers, ascending, and pages."""
-        for pgno, place in zip(self._pgnos.tolist(), self._places.tolist(), strict=True):
-            self._spool.seek(place)
-            yield pgno, self._spool.read(self.page_size)
+        size, stride = self.page_size, self.page_size + FRAME_HEAD_SIZE
+        ends = np.append(np.flatnonzero(np.diff(self._places) != stride) + 1, len(self._places))
+        most, start = max(1, _READ_SIZE // stride), 0
+        for end in ends.tolist():  # frames that lie one behind the other are read at once
+            for first in range(start, end, most):
+                count = min(most, end - first)
+                self._spool.seek(int(self._places[first]))
+                data = self._spool.read((count - 1) * stride + size)
+                for number, pgno in enumerate(self._pgnos[first : first + count].tolist()):
+                    yield pgno, data[number * stride : number * stride + size]
+            start = end
 
     def close(self) -> None:
         """Give the temporary file back."""
