@@ -96,6 +96,7 @@ def replica(tmp_path: Path) -> Iterator[str]:
     Rating.objects.bulk_create([rating(shops[1], "Reuben", 4, 2)])
     publish(tmp_path, url)
     yield url
+    reconnect()  # while these are still known
     connections.databases.clear()
     connections.databases.update(known)
     reconnect()

@@ -11,7 +11,7 @@ import apsw
 
 import vfs
 from tests.test_vfs.origin import Origin, rows
-from tests.test_vfs.storages import Hooks, hooked
+from tests.test_vfs.storages import Hooks, Request, hooked
 
 __all__ = ["ALL", "Told", "hydrated", "progress", "status", "until", "wait_until_complete"]
 
@@ -54,12 +54,19 @@ def wait_until_complete(db: apsw.Connection) -> None:
     until(lambda: status(db).state == "complete")
 
 
+def _slowly(request: Request) -> None:
+    """Leave a test the time to say what is to happen while the database is fetched."""
+    if (request.end or 0) - request.start > 1 << 20:
+        time.sleep(0.1)
+
+
 def hydrated(
     source: Origin, folder: Path | None = None, *, poll_interval: float = 3600, **options: object
 ) -> tuple[apsw.Connection, Hooks]:
     """Return a connection that hydrates and keeps few pages in memory, and the hooks of its storage."""
     url, hooks = hooked(source.url)
     hooks.clear()
+    hooks.before = _slowly
     hooks.log.clear()
     options.setdefault("cache_size", next(_sizes))
     db = vfs.connect(url, poll_interval=poll_interval, hydrate=True, cache_dir=folder, **options)  # type: ignore[arg-type]

@@ -160,7 +160,12 @@ def test_a_connection_that_stays_at_a_time_has_that_state_hydrated(source: Origi
         assert number(db, "SELECT count(*) FROM t WHERE length(b) = 3000") == 3000
 
 
+def hydrating() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name == "vfs-hydration"}
+
+
 def test_connections_share_it_and_it_ends_with_the_last_one(source: Origin) -> None:
+    before = hydrating()
     first, hooks = hydrated(source, cache_size=1 << 19)
     wait_until_complete(first)
     requests = len(hooks.log)
@@ -175,16 +180,17 @@ def test_connections_share_it_and_it_ends_with_the_last_one(source: Origin) -> N
     second.close()
     del first, second
     until(lambda: not path.parent.exists(), "the temporary folder stays")
-    until(lambda: all(each.name != "vfs-hydration" for each in threading.enumerate()), "the thread stays")
+    until(lambda: hydrating() <= before, "the thread stays")
 
 
 def test_it_stops_when_nobody_is_left(source: Origin) -> None:
+    before = hydrating()
     db, hooks = hydrated(source)
     with delays(hooks, 0.2):
         until(lambda: len(hooks.log) > 6)
         db.close()
         closed = len(hooks.log)
-        until(lambda: all(each.name != "vfs-hydration" for each in threading.enumerate()))
+        until(lambda: hydrating() <= before, "the thread stays")
         assert len(hooks.log) <= closed + 1
 
 
