@@ -123,7 +123,7 @@ class Pins:
             except apsw.BusyError:  # met within a commit; SQLite itself does not wait here as readers do
                 if time.monotonic() >= until:
                     raise
-                time.sleep(0)
+                time.sleep(0.0001)  # whoever commits needs the processor
                 continue
             if counts[0] < 0:
                 raise Doubt(f"{self.path} has no WAL any more")

@@ -6,14 +6,14 @@ import threading
 import time
 from pathlib import Path
 
-import apsw
-
 import vfs
 from tests.interop.peer import Database, Peer
+from tests.support.truth import prepare
 from tests.test_vfs.origin import number, rows, seen
 
 SECONDS = 14.0
-TOTAL = 100_000
+ROWS = 1000
+TOTAL = 100 * ROWS
 
 WRITER = """
 import random, sys, time, apsw
@@ -74,25 +74,11 @@ class Reader(threading.Thread):
             last = now
 
 
-def make(path: Path) -> None:
-    db = apsw.Connection(str(path))
-    made = "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
-    assert db.execute(made).fetchall() == [("wal",)]  # which no transaction can change
-    with db:
-        for table in "ab":
-            db.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, n INTEGER, filler BLOB)")
-            db.executemany(
-                f"INSERT INTO {table} VALUES (?, ?, ?)", ((row, 50, bytes(200)) for row in range(1, 1001))
-            )
-        db.execute("CREATE TABLE written (count); INSERT INTO written VALUES (0)")
-    db.close()
-
-
 def test_four_readers_see_whole_transactions_and_no_errors_while_files_come_and_go(
     peer: Peer, tmp_path: Path
 ) -> None:
     path, replica = tmp_path / "busy.db", tmp_path / "replica"
-    make(path)
+    prepare(path, rows=ROWS)
     url, stop = f"file://{replica}", threading.Event()
     with peer.replicating(
         tmp_path,

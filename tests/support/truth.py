@@ -27,10 +27,21 @@ from backends import BackendError
 from ltx import LTXError, Replica
 from tests.support.replicating import ROOT, eventually
 
-__all__ = ["TOTAL", "Connect", "Verdict", "in_children", "in_threads", "said", "watch", "writing", "written"]
+__all__ = [
+    "TOTAL",
+    "Connect",
+    "Verdict",
+    "in_children",
+    "in_threads",
+    "prepare",
+    "said",
+    "watch",
+    "writing",
+    "written",
+]
 
-TOTAL = 60_000
 _ROWS = 600
+TOTAL = 100 * _ROWS
 _WRITERS = 2
 _ENDS_S = 60
 
@@ -99,7 +110,7 @@ def writing(
         The database.
     """
     path = folder / "busy.db"
-    _prepare(path)
+    prepare(path)
     configuration = folder / "litestream.yml"
     configuration.write_text(_CONFIGURATION.format(kept=kept_s, database=path, url=published or url))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(folder)}
@@ -204,7 +215,8 @@ def said(pipe: int) -> Verdict:
     return Verdict.from_json(text)
 
 
-def _prepare(path: Path) -> None:
+def prepare(path: Path, *, rows: int = _ROWS) -> None:
+    """Make the database: two tables of which the sums together are and stay 100 a row, and a count."""
     db = apsw.Connection(str(path))
     made = "PRAGMA page_size = 1024; PRAGMA auto_vacuum = incremental; PRAGMA journal_mode = wal"
     assert db.execute(made).fetchall() == [("wal",)]  # which no transaction can change
@@ -213,7 +225,7 @@ def _prepare(path: Path) -> None:
             db.execute(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, n INTEGER, filler BLOB)")
             db.executemany(
                 f"INSERT INTO {table} VALUES (?, ?, zeroblob(200))",
-                ((row, TOTAL // 2 // _ROWS) for row in range(1, _ROWS + 1)),
+                ((row, 50) for row in range(1, rows + 1)),
             )
         db.execute("CREATE TABLE written (count); INSERT INTO written VALUES (0)")
     db.close()

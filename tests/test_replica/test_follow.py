@@ -220,14 +220,20 @@ def test_what_was_merged_and_pruned_meanwhile_is_taken_from_what_is_left(source:
         assert follower.step() is None
 
 
-@pytest.mark.parametrize("more", [0, 5])
-def test_a_replica_that_was_made_anew_is_taken_whole(source: Source, more: int) -> None:
+def bereft(source: Source) -> Follower:
+    """Return a follower that is at the newest state of a replica that is gone, with all that was known of it."""
     for _ in range(3):
         source.publish()
     follower = source.follower()
     follower.step()
     shutil.rmtree(source.url)
     shutil.rmtree(source.path.parent / ".a.db-litestream")
+    return follower
+
+
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_replica_that_was_made_anew_is_taken_whole(source: Source, more: int) -> None:
+    follower = bereft(source)
     assert follower.step() is None  # it is not there: the copy stays as it is
     for number in range(1 + more):
         source.publish("UPDATE t SET b = randomblob(200)" if number == 0 else "")
@@ -241,12 +247,7 @@ def test_a_replica_that_was_made_anew_is_taken_whole(source: Source, more: int) 
 @pytest.mark.parametrize("more", [0, 1])
 def test_increments_of_another_history_are_never_put_on_the_copy(source: Source, more: int) -> None:
     """Its small files are merged and pruned already: the name that the copy came from is not there."""
-    for _ in range(3):
-        source.publish()
-    follower = source.follower()
-    follower.step()
-    shutil.rmtree(source.url)
-    shutil.rmtree(source.path.parent / ".a.db-litestream")
+    follower = bereft(source)
     source.publish("DELETE FROM t WHERE a % 3; UPDATE t SET b = randomblob(9); VACUUM")
     for _ in range(3):
         source.publish()

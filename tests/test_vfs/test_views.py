@@ -401,6 +401,14 @@ def test_a_held_view_of_a_replica_made_anew_ends_in_an_error_that_says_so(source
     assert follows(db, source)
 
 
+def begin_anew(source: Origin) -> None:
+    """Have another history with the same TXIDs up to 5."""
+    source.begin_anew()
+    source.commit("UPDATE t SET n = n + 1000")
+    for _ in range(4):
+        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+
+
 @pytest.mark.parametrize("txid", [None, 5], ids=["the newest", "a fixed one"])
 def test_nothing_is_mixed_where_another_history_has_the_same_txid_in_files_of_other_names(
     txid: int | None, source: Origin
@@ -413,10 +421,7 @@ def test_nothing_is_mixed_where_another_history_has_the_same_txid_in_files_of_ot
     assert rows(held, "SELECT n FROM t WHERE id = 1") == [(5,)]
     follower = vfs.connect(source.url, poll_interval=0)
     assert follows(follower, source)
-    source.begin_anew()
-    source.commit("UPDATE t SET n = n + 1000")
-    for _ in range(4):
-        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    begin_anew(source)
     source.snapshot()
     source.merge(1, 1, 5)
     source.prune(0, 6)
@@ -434,10 +439,7 @@ def test_a_reader_that_slept_follows_no_other_history(source: Origin, pause: Cal
         change(source)
     follower = vfs.connect(source.url, poll_interval=0)
     assert follows(follower, source)
-    source.begin_anew()
-    source.commit("UPDATE t SET n = n + 1000")
-    for _ in range(4):
-        source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
+    begin_anew(source)
     source.merge(1, 1, 5)
     source.prune(0, 6)
     source.commit("UPDATE t SET n = n + 10 WHERE id % 10 = 0")
