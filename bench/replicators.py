@@ -103,10 +103,11 @@ class Probe:
             backend = self._replica.backend
             start, end = index_range(backend.get(file.key, -_TAIL_SIZE), file.size)
             index = PageIndex.decode(backend.get(file.key, start, end), file.size)
-            for at in (index.pgnos == pgno).nonzero()[0]:
-                offset, size = int(index.offsets[at]), int(index.sizes[at])
+            if index.holds(pgno):
+                at = index.place(pgno)
+                offset, end = index.offset(at), index.offset(at + 1)
                 page_size = self._replica.headers([file])[0].page_size
-                page = decode_frame(backend.get(file.key, offset, offset + size), pgno, page_size)
+                page = decode_frame(backend.get(file.key, offset, end), pgno, page_size)
                 found |= marker in page
             self._seen = file.max_txid
         return found

@@ -1,11 +1,9 @@
 """Getting one LTX file onto the disk whole: in big pieces, verified, from where an earlier process was interrupted."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from backends import Backend, NotFoundError
 from ltx import CorruptError, UnsupportedVersionError
@@ -111,7 +109,7 @@ class FileKeeper:
             raise FileError(file.file, error) from error
         self._sure(lambda: self._store.set_verified(name))
 
-    def keep_some(self, file: OpenFile, index: PageIndex, name: FileName, pgnos: NDArray[np.uint32]) -> None:
+    def keep_some(self, file: OpenFile, index: PageIndex, name: FileName, pgnos: Sequence[int]) -> None:
         """See to it that some frames are kept, of a file that was verified before.
 
         Args:
@@ -125,7 +123,7 @@ class FileKeeper:
             DiskError: As `keep_all`.
             FullError: As `keep_all`.
         """
-        places = np.searchsorted(index.pgnos, pgnos)
+        places = [index.place(pgno) for pgno in pgnos]
         for block, read in self._read(file, name, list(_blocks(index, places))):
             frames = _new_frames(block, read)
             for pgno, frame in frames:
@@ -204,7 +202,7 @@ def frames_of(index: PageIndex, data: bytes) -> Sequence[tuple[int, bytes]]:
 def _whole(index: PageIndex, file_size: int, size: int = BLOCK_SIZE) -> Iterator[_Block]:
     """Cut a file into blocks that leave nothing out."""
     start = 0
-    for block in _blocks(index, np.arange(len(index)), size):
+    for block in _blocks(index, range(len(index)), size):
         end = block.end
         if end == index.end and file_size - start <= size + size // 2:
             end = file_size
@@ -214,22 +212,18 @@ def _whole(index: PageIndex, file_size: int, size: int = BLOCK_SIZE) -> Iterator
         yield _Block(begin, min(begin + size, file_size), (), (), ())
 
 
-def _blocks(index: PageIndex, places: NDArray[np.intp], size: int = BLOCK_SIZE) -> Iterator[_Block]:
+def _blocks(index: PageIndex, places: Sequence[int], size: int = BLOCK_SIZE) -> Iterator[_Block]:
     """Cut those frames of a file into blocks that stand at some places of its index, ascending."""
-    offsets, sizes = index.frames(0, len(index))
     begin = 0
     while begin < len(places):
-        first = int(offsets[places[begin]])
-        ends = offsets[places[begin:]] + sizes[places[begin:]]
-        stop = begin + max(1, int(np.searchsorted(ends, np.uint64(first + size), side="right")))
+        first = index.offset(places[begin])
+        behind = range(begin, len(places))
+        fitting = bisect_right(behind, first + size, key=lambda each: index.offset(places[each] + 1))
+        stop = begin + max(1, fitting)
         chosen = places[begin:stop]
-        yield _Block(
-            first,
-            int(ends[stop - begin - 1]),
-            index.pgnos[chosen].tolist(),
-            offsets[chosen].tolist(),
-            sizes[chosen].tolist(),
-        )
+        offsets = [index.offset(place) for place in chosen]
+        sizes = [index.offset(place + 1) - start for place, start in zip(chosen, offsets, strict=True)]
+        yield _Block(first, offsets[-1] + sizes[-1], [index.pgnos[place] for place in chosen], offsets, sizes)
         begin = stop
 
 

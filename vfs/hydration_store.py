@@ -1,13 +1,12 @@
 """The cache on disk as hydration writes it: what it brings stays, and what no view needs any more goes."""
 
 import json
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import apsw
-import numpy as np
-from numpy.typing import NDArray
 
 from vfs.disk_cache import DiskCache, FileName, taken
 
@@ -72,7 +71,7 @@ class HydrationStore(DiskCache):
 
         return self._written(write)
 
-    def trim(self, wanted: Mapping[FileName, NDArray[np.uint32]], *, others: bool) -> None:
+    def trim(self, wanted: Mapping[FileName, Sequence[int]], *, others: bool) -> None:
         """Remove the frames of the replica's files that nobody wants.
 
         Args:
@@ -93,13 +92,11 @@ class HydrationStore(DiskCache):
                 self._written(partial(_forget, file))
         self._needed &= set(wanted)
 
-    def _thin(self, file: int, pgnos: NDArray[np.uint32]) -> None:
+    def _thin(self, file: int, pgnos: Sequence[int]) -> None:
         asked = "SELECT id & 0xFFFFFFFF FROM frames WHERE id BETWEEN ? AND ?"
-        held = self._guarded(
-            lambda db: np.fromiter((row[0] for row in db.execute(asked, _span(file))), np.uint32),
-            np.empty(0, np.uint32),
+        going: list[int] = self._guarded(
+            lambda db: [pgno for (pgno,) in db.execute(asked, _span(file)) if not _holds(pgnos, pgno)], []
         )
-        going = np.setdiff1d(held, pgnos, assume_unique=True).tolist()
         for begin in range(0, len(going), _AT_ONCE):
             ids = [(file << 32 | pgno,) for pgno in going[begin : begin + _AT_ONCE]]
             self._written(partial(_delete, ids))
@@ -133,3 +130,9 @@ def _delete(ids: Sequence[tuple[int]], db: apsw.Connection) -> None:
 
 def _span(file: int) -> tuple[int, int]:
     return file << 32, file << 32 | _LAST
+
+
+def _holds(pgnos: Sequence[int], pgno: int) -> bool:
+    """Whether a number is one of some ascending ones."""
+    place = bisect_left(pgnos, pgno)
+    return place < len(pgnos) and pgnos[place] == pgno

@@ -1,11 +1,11 @@
 """What hydration is to bring to the disk for the connections that asked for it, and how much of that is there."""
 
+from array import array
 from collections.abc import Callable, Sequence
+from heapq import merge
+from itertools import groupby
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ltx.format.index import PageIndex
 from vfs.view import OpenFile, View
@@ -108,17 +108,22 @@ class Targets:
 
     def wanted(
         self, views: Sequence[View], index_of: Callable[[OpenFile], PageIndex]
-    ) -> dict[int, NDArray[np.uint32]]:
+    ) -> "dict[int, array[int]]":
         """Return the pages that views need, by the numbers of the files that they lie in; others count as gone now."""
-        wanted: dict[int, NDArray[np.uint32]] = {}
+        wanted: dict[int, array[int]] = {}
         done: dict[int, int] = {}
         for view in views:
             for file in view.files:
                 pgnos = view.pages_in(file, index_of(file))
                 before = wanted.get(file.number)
-                wanted[file.number] = pgnos if before is None else np.union1d(before, pgnos)
+                wanted[file.number] = pgnos if before is None else _union(before, pgnos)
                 if self.is_done(view, file):
                     done[file.number] = min(view.txid, done.get(file.number, view.txid))
         self._done = done
         self._complete = WeakSet(view for view in views if view in self._complete)
         return wanted
+
+
+def _union(one: "array[int]", other: "array[int]") -> "array[int]":
+    """Return what stands in either of two ascending arrays."""
+    return array("I", (pgno for pgno, _ in groupby(merge(one, other))))

@@ -1,9 +1,9 @@
 """Finding entries in a page index that is too long to be read whole (docs/design/0012-views-and-indexes.md)."""
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable
-
-import numpy as np
+from itertools import chain
 
 from backends import NotFoundError
 from ltx import CorruptError, LTXFile
@@ -92,7 +92,7 @@ class SearchedIndex:
     @property
     def max_pgno(self) -> int:
         """The last page in the file."""
-        return int(self._tail.index.pgnos[-1])
+        return self._tail.index.pgnos[-1]
 
     def known(self, pgno: int) -> PageIndex | None:
         """Return entries around a page number if they were read: that page's, or those that would be next to it."""
@@ -147,8 +147,8 @@ class SearchedIndex:
             parts.append(part)
             begin = part.stop
         index = PageIndex.of(
-            np.concatenate([part.index.pgnos for part in parts]),
-            np.concatenate([part.index.offsets for part in parts]),
+            array("I", chain.from_iterable(part.index.pgnos for part in parts)),
+            array("Q", chain.from_iterable(part.index.offsets for part in parts)),
             parts[-1].index.end,
         )
         if index.offset(0) != HEADER_SIZE or index.end != self._tail.index.end:
@@ -182,8 +182,8 @@ class SearchedIndex:
     def _guess(self, pgno: int, low: Part | None, high: Part, step: int) -> tuple[int, int]:
         """Return which bytes to read next: those around where the entry could lie."""
         block = DENSE_BLOCK_SIZE if self._skipped else BLOCK_SIZE
-        below, start = (int(low.index.pgnos[-1]), low.last) if low else (0, self._start)
-        above, stop = int(high.index.pgnos[0]), _first_stop(high)
+        below, start = (low.index.pgnos[-1], low.last) if low else (0, self._start)
+        above, stop = high.index.pgnos[0], _first_stop(high)
         if pgno <= below + _NEAR:
             self._forward = min(self._forward * 2, _FORWARD_SIZE) if start == self._last_stop else block
             return start, min(start + self._forward, stop)
@@ -207,7 +207,7 @@ class SearchedIndex:
         return next((part for part in around if self._covers(part, pgno)), None)
 
     def _covers(self, part: Part, pgno: int) -> bool:
-        first, last = int(part.index.pgnos[0]), int(part.index.pgnos[-1])
+        first, last = part.index.pgnos[0], part.index.pgnos[-1]
         return (first <= pgno or part.first == self._start) and (pgno <= last or part is self._tail)
 
     def _keep(self, part: Part) -> None:
@@ -231,7 +231,7 @@ class SearchedIndex:
         """See that entries of a snapshot leave no page out but the one that is never stored."""
         pgnos = part.index.pgnos
         if self._skipped and len(pgnos):
-            first, last = int(pgnos[0]), int(pgnos[-1])
+            first, last = pgnos[0], pgnos[-1]
             wanted = last - first + 1 - (first <= self._skipped <= last)
             if len(pgnos) != wanted or part.index.holds(self._skipped):
                 raise CorruptError("the page index of a snapshot leaves pages out", offset=part.first)
@@ -246,7 +246,7 @@ def _follows(index: PageIndex, before: PageIndex) -> bool:
 
 
 def _first_pgno(part: Part) -> int:
-    return int(part.index.pgnos[0])
+    return part.index.pgnos[0]
 
 
 def _first_stop(part: Part) -> int:
@@ -261,15 +261,9 @@ def _lies_in(inner: Part, outer: Part) -> bool:
 def _check_between(part: Part, low: Part | None, high: Part) -> None:
     """See that what was read lies between what was known before, by page numbers and by frames."""
     index = part.index
-    fits = int(index.pgnos[-1]) <= int(high.index.pgnos[0]) and index.offset(
-        len(index) - 1
-    ) <= high.index.offset(0)
+    fits = index.pgnos[-1] <= high.index.pgnos[0] and index.offset(len(index) - 1) <= high.index.offset(0)
     if low is not None:
         before = len(low.index) - 1
-        fits = (
-            fits
-            and int(index.pgnos[0]) >= int(low.index.pgnos[-1])
-            and index.offset(0) >= low.index.offset(before)
-        )
+        fits = fits and index.pgnos[0] >= low.index.pgnos[-1] and index.offset(0) >= low.index.offset(before)
     if not fits:
         raise CorruptError("the page index contradicts itself", offset=part.first)

@@ -1,12 +1,11 @@
 """Which of a view's files holds a page: persistent maps, of which a longer view shares all that did not change."""
 
 from array import array
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["PageMap"]
 
@@ -33,52 +32,39 @@ class PageMap(Generic[_T]):
 
     def get(self, pgno: int) -> _T | None:
         """Return who a page belongs to."""
-        place = pgno // _SPAN
-        piece = self._pieces[place] if place < len(self._pieces) else None
-        return None if piece is None else self.owners[piece[pgno % _SPAN]]
+        return self.owners[self._number(pgno)]
 
     def same(self, pgno: int, stop: int) -> int:
         """Return the first page from `pgno` to `stop` that belongs to somebody else than `pgno` does."""
-        owner: int | None = None
+        place, first = divmod(pgno, _SPAN)
+        piece = self._pieces[place] if place < len(self._pieces) else None
+        owner = piece[first] if piece is not None else 0
         while pgno < stop:
             place, first = divmod(pgno, _SPAN)
             piece = self._pieces[place] if place < len(self._pieces) else None
             end = min(stop, (place + 1) * _SPAN)
-            part = (
-                np.zeros(end - pgno, np.uint16)
-                if piece is None
-                else np.frombuffer(piece, piece.typecode)[first : first + end - pgno]
-            )
-            owner = int(part[0]) if owner is None else owner
-            other = np.flatnonzero(part != owner)
-            if len(other):
-                return pgno + int(other[0])
+            if piece is not None:
+                part = piece[first : first + end - pgno]
+                if part != array(part.typecode, (owner,)) * len(part):
+                    return pgno + next(at for at, each in enumerate(part) if each != owner)
+            elif owner:
+                return pgno
             pgno = end
         return stop
 
-    def owned(self, pgnos: NDArray[np.uint32], owner: _T) -> NDArray[np.uint32]:
-        """Return those of some pages that belong to an owner.
+    def owned(self, pgnos: Iterable[int], owner: _T) -> "array[int]":
+        """Return those of some pages that belong to an owner, one of the owners."""
+        number = self.owners.index(owner)
+        return array("I", (pgno for pgno in pgnos if self._number(pgno) == number))
 
-        Args:
-            pgnos: Ascending.
-            owner: One of the owners.
-        """
-        return np.compress(self._numbers(pgnos) == self.owners.index(owner), pgnos)
-
-    def without(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    def without(self, pgnos: Iterable[int]) -> "array[int]":
         """Return those of some pages that belong to nobody."""
-        return np.compress(self._numbers(pgnos) == 0, pgnos)
+        return array("I", (pgno for pgno in pgnos if not self._number(pgno)))
 
-    def _numbers(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Return the numbers of the owners of pages."""
-        places = pgnos // _SPAN
-        found = np.zeros(len(pgnos), np.uint32)
-        for place in np.unique(places).tolist():
-            piece = self._pieces[place] if place < len(self._pieces) else None
-            if piece is not None:
-                start, stop = np.searchsorted(places, [place, place + 1])
-                found[start:stop] = np.frombuffer(piece, piece.typecode)[pgnos[start:stop] % _SPAN]
-        return found
+    def _number(self, pgno: int) -> int:
+        place = pgno // _SPAN
+        piece = self._pieces[place] if place < len(self._pieces) else None
+        return 0 if piece is None else piece[pgno % _SPAN]
 
     @property
     def total(self) -> int:
@@ -90,7 +76,7 @@ class PageMap(Generic[_T]):
         """All owners."""
         return tuple(owner for owner in self.owners if owner is not None)
 
-    def with_pages(self, owner: _T, pgnos: NDArray[np.uint32], stays: Callable[[_T], bool]) -> "PageMap[_T]":
+    def with_pages(self, owner: _T, pgnos: Sequence[int], stays: Callable[[_T], bool]) -> "PageMap[_T]":
         """Return the map in which pages belong to a new owner.
 
         Args:
@@ -130,17 +116,18 @@ class _Pieces:
         self._counts = counts
         self._ours: set[int] = set()
 
-    def put(self, pgnos: NDArray[np.uint32], number: int) -> None:
-        if not len(pgnos):
-            return
-        self.pieces.extend([None] * (int(pgnos[-1]) // _SPAN + 1 - len(self.pieces)))
-        spans = pgnos // _SPAN
-        starts = np.flatnonzero(np.append(True, spans[1:] != spans[:-1]))
-        for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(pgnos)], strict=True):
-            piece = self._own(int(spans[start]), wide=number >= _WIDE)
-            places = pgnos[start:stop] % _SPAN
-            self._count(piece[places])
-            piece[places] = number
+    def put(self, pgnos: Sequence[int], number: int) -> None:
+        start = 0
+        while start < len(pgnos):
+            place = pgnos[start] // _SPAN
+            stop = bisect_left(pgnos, (place + 1) * _SPAN, start)
+            self.pieces.extend([None] * (place + 1 - len(self.pieces)))
+            piece = self._own(place, wide=number >= _WIDE)
+            firsts = [pgno % _SPAN for pgno in pgnos[start:stop]]
+            self._count(map(piece.__getitem__, firsts))
+            for first in firsts:
+                piece[first] = number
+            start = stop
         self._counts[number] += len(pgnos)
 
     def cut(self, commit: int) -> None:
@@ -152,25 +139,23 @@ class _Pieces:
             if held is not None and any(held[begin:]):
                 piece = self._own(each)
                 self._count(piece[begin:])
-                piece[begin:] = 0
+                piece[begin:] = array(piece.typecode, (0,)) * (_SPAN - begin)
         del self.pieces[place + 1 :]
 
-    def _own(self, place: int, *, wide: bool = False) -> NDArray[np.uint16] | NDArray[np.uint32]:
+    def _own(self, place: int, *, wide: bool = False) -> "array[int]":
         piece = self.pieces[place]
         if piece is None:
-            piece = array("I" if wide else "H", bytes(_SPAN * (4 if wide else 2)))
+            piece = array("I" if wide else "H", (0,)) * _SPAN
         elif wide and piece.typecode == "H":
             piece = array("I", piece)
         elif place not in self._ours:
             piece = piece[:]
         self._ours.add(place)
         self.pieces[place] = piece
-        return np.frombuffer(piece, piece.typecode)
+        return piece
 
-    def _count(self, numbers: NDArray[np.uint16] | NDArray[np.uint32]) -> None:
+    def _count(self, numbers: Iterable[int]) -> None:
         """Take pages away from who had them; number 0 has none to lose."""
-        for number, count in zip(
-            *(each.tolist() for each in np.unique(numbers, return_counts=True)), strict=True
-        ):
+        for number, count in Counter(numbers).items():
             if number:
                 self._counts[number] -= count

@@ -1,11 +1,11 @@
 """One state of a database, and where each of its pages lies: immutable, so that a reader can hold on to it."""
 
-from collections.abc import Iterable, Iterator
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-
-import numpy as np
-from numpy.typing import NDArray
+from operator import add
 
 from ltx import TXID, CorruptError, LTXFile
 from ltx.format import Header, lock_page
@@ -16,8 +16,6 @@ from vfs.index_search import SearchedIndex
 from vfs.layers import PageMap
 
 __all__ = ["Doubt", "Layer", "OpenFile", "Run", "Single", "View"]
-
-_FEW = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -117,19 +115,20 @@ class Single:
             return stop
         index = self.file.index.near(pgno)
         place = index.place(pgno)
-        if place < len(index) and int(index.pgnos[place]) != pgno:
-            return min(stop, int(index.pgnos[place]))
+        if place < len(index) and index.pgnos[place] != pgno:
+            return min(stop, index.pgnos[place])
         return min(stop, self.limit + 1)
 
-    def owned(self, pgnos: NDArray[np.uint32], _file: OpenFile) -> NDArray[np.uint32]:
-        """Return those of some pages of the file that count."""
-        return pgnos[pgnos <= self.limit]
+    def owned(self, pgnos: "array[int]", _file: OpenFile) -> "array[int]":
+        """Return those of some pages of the file, ascending, that count."""
+        return pgnos[: bisect_right(pgnos, self.limit)]
 
-    def without(self, pgnos: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        """Return those of some pages that are not in the file."""
+    def without(self, pgnos: "array[int]") -> "array[int]":
+        """Return those of some pages, ascending, that are not in the file."""
         if self.file.header.is_snapshot:
-            return pgnos[pgnos > self.limit]
-        return np.setdiff1d(pgnos, self.owned(_index_of(self.file).pgnos, self.file), assume_unique=True)
+            return pgnos[bisect_right(pgnos, self.limit) :]
+        held = set(self.owned(_index_of(self.file).pgnos, self.file))
+        return array("I", (pgno for pgno in pgnos if pgno not in held))
 
     @property
     def files(self) -> tuple[OpenFile, ...]:
@@ -252,36 +251,20 @@ class View:
         layer, file = self._found(pgno)
         index = file.index.near(pgno)
         place = index.place(pgno)
-        if place == len(index) or int(index.pgnos[place]) != pgno:
+        if place == len(index) or index.pgnos[place] != pgno:
             raise FileError(file.file, CorruptError(f"the page index does not say where page {pgno} is"))
         count = min(max_pages, self.commit + 1 - pgno, len(index) - place)
-        if count <= _FEW and not self.searched:
-            return self._short_run(file, index, place, count, max_size)
-        strange = np.flatnonzero(index.pgnos[place : place + count] != np.arange(pgno, pgno + count))
-        stop = pgno + (int(strange[0]) if len(strange) else count)
+        stop = pgno + _without_gap(index.pgnos, place, count)
         for each in self.layers[: layer + 1]:
             stop = each.same(pgno, stop)
         offsets, sizes = index.frames(place, place + stop - pgno)
-        start = int(offsets[0])
-        fitting = max(1, int(np.searchsorted(offsets + sizes, np.uint64(start + max_size), side="right")))
-        starts = (offsets[:fitting] - np.uint64(start)).tolist()
-        frames = tuple(zip(range(pgno, stop), starts, sizes.tolist(), strict=False))
-        return Run(file, start, start + frames[-1][1] + frames[-1][2], frames)
-
-    def _short_run(self, file: OpenFile, index: PageIndex, place: int, count: int, max_size: int) -> Run:
-        """Return a run of a few pages, without the arrays that are worth their making for many."""
-        pgno = int(index.pgnos[place])
-        start, end = index.offset(place), index.offset(place + 1)
-        frames = [(pgno, 0, end - start)]
-        for each in range(1, count):
-            if int(index.pgnos[place + each]) != pgno + each or self._found(pgno + each)[1] is not file:
-                break
-            stop = index.offset(place + each + 1)
-            if stop - start > max_size:
-                break
-            frames.append((pgno + each, end - start, stop - end))
-            end = stop
-        return Run(file, start, end, tuple(frames))
+        start = offsets[0]
+        ends = list(map(add, offsets, sizes))
+        count = max(1, bisect_right(ends, start + max_size))
+        frames = tuple(
+            zip(range(pgno, pgno + count), (each - start for each in offsets), sizes, strict=False)
+        )
+        return Run(file, start, ends[count - 1], frames)
 
     def doubts(self, pgno: int) -> list[Doubt]:
         """Return what must be looked at before a page is known to lie in no newer file than it was found in.
@@ -317,7 +300,7 @@ class View:
         """Take all pages for the newest from now on: every frame of every file was looked at."""
         self.trusted[:] = b"\xff" * len(self.trusted)
 
-    def pages_in(self, file: OpenFile, index: PageIndex) -> NDArray[np.uint32]:
+    def pages_in(self, file: OpenFile, index: PageIndex) -> "array[int]":
         """Return the pages whose newest version lies in a file, ascending.
 
         Args:
@@ -332,8 +315,16 @@ class View:
         return pgnos[:0]
 
 
+def _without_gap(pgnos: Sequence[int], place: int, count: int) -> int:
+    """Return how many of some ascending numbers, from a place on, each follow the one before by one."""
+    first = pgnos[place]
+    if pgnos[place + count - 1] - first == count - 1:
+        return count
+    return bisect_right(range(count), 0, key=lambda each: pgnos[place + each] - first - each)
+
+
 def _doubt(file: OpenFile, index: PageIndex, place: int) -> Doubt:
     around = range(max(0, place - 1), min(place + 1, len(index)))
     start = index.offset(around[0])
-    heads = tuple((int(index.pgnos[each]), index.offset(each) - start) for each in around)
+    heads = tuple((index.pgnos[each], index.offset(each) - start) for each in around)
     return Doubt(file, index.offset(place), start, start + heads[-1][1] + FRAME_HEAD.size, heads)

@@ -1,7 +1,4 @@
-"""The LTX file format: pages to bytes and back. Knows no storage and no SQLite.
-
-The page index lives in `ltx.format.index`, which loads numpy.
-"""
+"""The LTX file format: pages to bytes and back. Knows no storage and no SQLite."""
 
 from ltx.format.checksum import CHECKSUM_FLAG, CHECKSUM_SIZE, database_checksum, page_checksum, xor_page
 from ltx.format.decoder import Decoder

@@ -1,12 +1,14 @@
 """Where each page of an LTX file lies: its page index, as arrays (docs/formats/ltx.md, Page index).
 
-This module loads numpy; nothing that only writes or restores files needs it.
+numpy decodes long ones. It takes longer to load than a shorter one takes without it, so that a first query does not.
 """
 
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+import sys
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import islice
+from operator import add, eq, lt, sub
 
 from ltx.errors import CorruptError, TruncatedError
 from ltx.format.decoder import TRAILER_SIZE
@@ -15,38 +17,40 @@ from ltx.format.header import HEADER_SIZE
 
 __all__ = ["PageIndex", "Part", "index_range", "read_part"]
 
-_MAX_VARINT = 10
-_MIN_FILE_SIZE = HEADER_SIZE + len(TERMINATOR) + 1 + 8 + TRAILER_SIZE
+_MOST_BYTES = 9
+"""Of a number: 63 bits are more than any offset can need."""
 
-_STRIDE = 1024
-"""Entries for which one whole offset is kept. A frame has less than 2**18 bytes, so that the rest fits in 32 bits."""
+_MIN_FILE_SIZE = HEADER_SIZE + len(TERMINATOR) + 1 + 8 + TRAILER_SIZE
+_MAX_FRAME_SIZE = 1 << 18
+
+_FEW, _MANY = 2 << 10, 256 << 10
+"""Bytes, and entries, beyond which numpy is faster: where it is loaded already, and where it must be loaded."""
 
 _CERTAIN = 3
 """Entries in a row that must fit, before they are taken for entries where it is not known how they lie."""
 
-Numbers = NDArray[np.uint64]
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PageIndex:
-    """Entries of the page index of one file, one behind the other, ascending: about eight bytes of memory each.
+    """Entries of the page index of one file, one behind the other, ascending: eight bytes of memory each.
+
+    Twelve bytes in a file of more than 4 GiB.
 
     Attributes:
         pgnos: Page numbers.
+        offsets: Where each frame begins, in bytes from the file's start.
         end: Byte of the file after the last of their frames.
     """
 
-    pgnos: NDArray[np.uint32]
+    pgnos: "array[int]"
+    offsets: "array[int]"
     end: int
-    _bases: NDArray[np.uint64] = field(repr=False)
-    _rest: NDArray[np.uint32] = field(repr=False)
 
     @classmethod
-    def of(cls, pgnos: Numbers | NDArray[np.uint32], offsets: Numbers, end: int) -> "PageIndex":
-        """Keep entries whose frames lie one behind the other, up to byte `end`."""
-        bases = offsets[::_STRIDE].copy()
-        rest = offsets - np.repeat(bases, _STRIDE)[: len(offsets)]
-        return cls(pgnos.astype(np.uint32), end, bases, rest.astype(np.uint32))
+    def of(cls, pgnos: "array[int]", offsets: "array[int]", end: int) -> "PageIndex":
+        """Keep entries whose frames lie one behind the other, up to byte `end`, in as little room as they need."""
+        offsets = array("I" if end < 1 << 32 else "Q", offsets)
+        return cls(array("I", pgnos)[:], offsets[:], end)  # an array that was copied has no room to spare
 
     @classmethod
     def decode(cls, raw: bytes | memoryview, file_size: int) -> "PageIndex":
@@ -64,23 +68,18 @@ class PageIndex:
         start = file_size - TRAILER_SIZE - len(raw)
         if len(raw) < 9 or int.from_bytes(raw[-8:], "big") != len(raw) - 8 or raw[-9] != 0:
             raise CorruptError("the page index does not end as it must", offset=file_size - TRAILER_SIZE - 8)
-        values, _ = _decode_varints(np.frombuffer(raw, dtype=np.uint8)[:-9], start)
+        values, _ = _decode_varints(raw[:-9], start)
         if len(values) % 3:
             raise CorruptError("the page index ends within an entry", offset=start)
         pgnos, offsets, sizes = values[0::3], values[1::3], values[2::3]
-        end = int(offsets[-1] + sizes[-1]) if len(values) else HEADER_SIZE
-        whole = len(values) == 0 or (offsets[0] == HEADER_SIZE and _fit(pgnos, offsets, sizes))
+        end = offsets[-1] + sizes[-1] if values else HEADER_SIZE
+        whole = not values or (offsets[0] == HEADER_SIZE and _fit(pgnos, offsets, sizes))
         if not whole or end + len(TERMINATOR) != start:
             raise CorruptError("the page index contradicts the file that it is in", offset=start)
         return cls.of(pgnos, offsets, end)
 
     @property
-    def offsets(self) -> Numbers:
-        """Where each frame begins, in bytes from the file's start."""
-        return self.frames(0, len(self))[0]
-
-    @property
-    def sizes(self) -> NDArray[np.uint32]:
+    def sizes(self) -> "list[int]":
         """Bytes of each frame, its head included."""
         return self.frames(0, len(self))[1]
 
@@ -90,26 +89,23 @@ class PageIndex:
 
     def place(self, pgno: int) -> int:
         """Return which entry is the first whose page number is not below this one."""
-        return int(np.searchsorted(self.pgnos, np.uint32(pgno)))
+        return bisect_left(self.pgnos, pgno)
 
     def holds(self, pgno: int) -> bool:
         """Whether there is an entry of a page."""
         place = self.place(pgno)
-        return place < len(self) and int(self.pgnos[place]) == pgno
+        return place < len(self) and self.pgnos[place] == pgno
 
-    def frames(self, start: int, stop: int) -> tuple[Numbers, NDArray[np.uint32]]:
+    def frames(self, start: int, stop: int) -> "tuple[list[int], list[int]]":
         """Return where the frames of entries `[start, stop)` begin, and how many bytes each has."""
-        places = np.arange(start, min(stop + 1, len(self)))
-        offsets = self._bases[places // _STRIDE] + self._rest[places]
+        offsets = self.offsets[start : stop + 1].tolist()
         if stop >= len(self):
-            offsets = np.append(offsets, np.uint64(self.end))
-        return offsets[:-1], np.diff(offsets).astype(np.uint32)
+            offsets.append(self.end)
+        return offsets[:-1], list(map(sub, islice(offsets, 1, None), offsets))
 
     def offset(self, place: int) -> int:
         """Return where the frame of an entry begins; for the place after the last one, where that one's ends."""
-        if place >= len(self):
-            return self.end
-        return int(self._bases[place // _STRIDE]) + int(self._rest[place])
+        return self.end if place >= len(self) else self.offsets[place]
 
     def __len__(self) -> int:
         return len(self.pgnos)
@@ -149,39 +145,23 @@ def read_part(raw: bytes, start: int, *, begins: bool, ends: bool) -> Part:
     Raises:
         CorruptError: They are no entries, or too few to tell.
     """
-    values, stops = _decode_varints(np.frombuffer(raw, dtype=np.uint8), start, is_part=not ends)
-    borders = np.concatenate(([0], stops))
+    values, stops = _decode_varints(raw, start, is_part=not ends)
+    stops.insert(0, 0)
     if not begins:  # the first number may lack its beginning
-        values, borders = values[1:], borders[1:]
+        del values[:1], stops[0]
     skips = [0] if begins else [len(values) % 3] if ends else [0, 1, 2]
     found = []
     for skip in skips:
         count = (len(values) - skip) // 3
-        numbers = [values[skip + each : skip + 3 * count : 3] for each in range(3)]
-        if count >= (1 if begins or ends else _CERTAIN) and _fit(*numbers):
-            found.append((skip, count, numbers))
+        pgnos, offsets, sizes = (values[skip + each : skip + 3 * count : 3] for each in range(3))
+        if count >= (1 if begins or ends else _CERTAIN) and _fit(pgnos, offsets, sizes):
+            found.append((skip, count, PageIndex.of(pgnos, offsets, offsets[-1] + sizes[-1])))
     if len(found) != 1 or (begins and ends and len(values) % 3):
         raise CorruptError("the page index holds no entries that follow each other here", offset=start)
-    skip, count, (pgnos, offsets, sizes) = found[0]
+    skip, count, index = found[0]
+    behind = skip + 3 * count
     return Part(
-        PageIndex.of(pgnos, offsets, int(offsets[-1] + sizes[-1])),
-        start + int(borders[skip]),
-        start + int(borders[skip + 3]),
-        start + int(borders[skip + 3 * count - 3]),
-        start + int(borders[skip + 3 * count]),
-    )
-
-
-def _fit(pgnos: Numbers, offsets: Numbers, sizes: Numbers) -> bool:
-    """Whether entries can follow each other in an index."""
-    return bool(
-        pgnos[0] >= 1
-        and pgnos[-1] < 1 << 32
-        and (pgnos[1:] > pgnos[:-1]).all()
-        and offsets[0] >= HEADER_SIZE
-        and (sizes > FRAME_HEAD.size).all()
-        and (sizes < 1 << 18).all()
-        and (offsets[1:] == (offsets + sizes)[:-1]).all()
+        index, start + stops[skip], start + stops[skip + 3], start + stops[behind - 3], start + stops[behind]
     )
 
 
@@ -207,22 +187,55 @@ def index_range(tail: bytes, file_size: int) -> tuple[int, int]:
     return end - 8 - size, end
 
 
+def _fit(pgnos: "array[int]", offsets: "array[int]", sizes: "array[int]") -> bool:
+    """Whether entries can follow each other in an index."""
+    if not (pgnos[0] >= 1 and pgnos[-1] < 1 << 32 and offsets[0] >= HEADER_SIZE):
+        return False
+    if _uses_numpy(len(pgnos)):
+        from ltx.format.long_index import follow
+
+        follows = follow(pgnos, offsets, sizes)
+    else:
+        follows = all(map(lt, pgnos, islice(pgnos, 1, None))) and all(
+            map(eq, islice(offsets, 1, None), map(add, offsets, sizes))
+        )
+    return follows and min(sizes) > FRAME_HEAD.size and max(sizes) < _MAX_FRAME_SIZE
+
+
+def _uses_numpy(count: int) -> bool:
+    return count > (_FEW if "numpy" in sys.modules else _MANY)
+
+
 def _decode_varints(
-    raw: NDArray[np.uint8], start: int, *, is_part: bool = False
-) -> tuple[Numbers, NDArray[np.int64]]:
+    raw: bytes | memoryview, start: int, *, is_part: bool = False
+) -> "tuple[array[int], array[int]]":
     """Return the numbers, and the place after each; the beginning of another one at the end only in a part."""
-    if len(raw) == 0:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    ends = np.flatnonzero(raw < 0x80)
-    if len(ends) == 0 or (ends[-1] != len(raw) - 1 and not is_part):
-        raise CorruptError("the page index ends within a number", offset=start + len(raw))
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
-    longest = int(lengths.max())
-    if longest > _MAX_VARINT - 1:  # 63 bits: more than any offset can need
+    if _uses_numpy(len(raw)):
+        from ltx.format.long_index import decode_varints
+
+        values, stops, longest = decode_varints(raw)
+    else:
+        values, stops, longest = _varints(raw)
+    if longest > _MOST_BYTES:
         raise CorruptError("a number in the page index is too long", offset=start)
-    values = np.zeros(len(ends), np.uint64)
-    for place in range(longest):
-        wide = lengths > place
-        values[wide] |= (raw[starts[wide] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
-    return values, ends + 1
+    if len(raw) and not is_part and (not stops or stops[-1] != len(raw)):
+        raise CorruptError("the page index ends within a number", offset=start + len(raw))
+    return values, stops
+
+
+def _varints(raw: bytes | memoryview) -> "tuple[array[int], array[int], int]":
+    """Return the numbers, the place after each, and how many bytes the longest has; one that is too long ends it."""
+    values: list[int] = []
+    stops: list[int] = []
+    value = shift = 0
+    for place, byte in enumerate(raw, 1):
+        if byte < 0x80:
+            values.append(value | byte << shift)
+            stops.append(place)
+            value = shift = 0
+        else:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift == 7 * _MOST_BYTES:
+                return array("Q"), array("Q"), _MOST_BYTES + 1
+    return array("Q", values), array("Q", stops), _MOST_BYTES

@@ -268,7 +268,7 @@ class Replica:
         Args:
             progress: Called with the bytes done and in all.
         """
-        from ltx.replica.verify import verify_files  # loads numpy, which a restore does without
+        from ltx.replica.verify import verify_files
 
         return verify_files(self.backend, self.files, progress)
 

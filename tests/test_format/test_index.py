@@ -1,6 +1,6 @@
 """The page index: where the frames lie, and no lie about it believed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,11 +9,22 @@ from hypothesis import strategies as st
 
 from ltx.errors import CorruptError, TruncatedError
 from ltx.format import Decoder
+from ltx.format import index as index_module
 from ltx.format.frame import decode_frame
 from ltx.format.index import PageIndex, index_range
 from tests.support.ltxfiles import FileSpec, literal_block, varint
 from tests.support.refusals import tried
 from tests.support.strategies import fewer, file_specs
+
+
+@pytest.fixture(scope="module", params=[0, 1 << 40], ids=["with numpy", "without"], autouse=True)
+def few(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let numpy decode what is longer than this: with it and without it the same must come out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_module, "_FEW", request.param)
+        patch.setattr(index_module, "_MANY", request.param)
+        yield
+
 
 SPEC = FileSpec(pages={pgno: pgno.to_bytes(4, "big") * 128 for pgno in (2, 3, 300, 70_000)}, min_txid=2)
 Entry = tuple[int, int, int]
@@ -32,7 +43,7 @@ def decode(spec: FileSpec) -> PageIndex:
 
 
 def listed(index: PageIndex) -> list[Entry]:
-    return list(zip(index.pgnos.tolist(), index.offsets.tolist(), index.sizes.tolist(), strict=True))
+    return list(zip(index.pgnos.tolist(), index.offsets.tolist(), index.sizes, strict=True))
 
 
 @fewer(3)

@@ -3,8 +3,9 @@
 import itertools
 import random
 import tracemalloc
+from array import array
+from sys import getsizeof
 
-import numpy as np
 import pytest
 
 import vfs
@@ -101,12 +102,14 @@ def test_memory_does_not_grow_with_the_database(url: str) -> None:
         tracemalloc.stop()
 
 
-def test_an_index_that_is_held_takes_less_than_twelve_bytes_a_page() -> None:
+@pytest.mark.parametrize(("frame_size", "bytes_of_entry"), [(1000, 8), (30_000, 12)])
+def test_an_index_that_is_held_takes_at_most_twelve_bytes_a_page(
+    frame_size: int, bytes_of_entry: int
+) -> None:
     count = 200_000
-    sizes = np.full(count, 1000, np.uint64)
-    offsets = np.cumsum(np.append(np.uint64(100), sizes[:-1])).astype(np.uint64)
-    index = PageIndex.of(np.arange(1, count + 1, dtype=np.uint64), offsets, int(offsets[-1]) + 1000)
-    held = (index.pgnos, index._bases, index._rest)
-    assert sum(array.nbytes for array in held) < 9 * count
-    assert (index.offsets == offsets).all()
-    assert (index.sizes == 1000).all()
+    offsets = array("Q", range(100, 100 + count * frame_size, frame_size))
+    index = PageIndex.of(array("I", range(1, count + 1)), offsets, 100 + count * frame_size)
+    held = (index.pgnos, index.offsets)
+    assert sum(getsizeof(each) for each in held) < bytes_of_entry * count + 1000
+    assert index.offsets.tolist() == offsets.tolist()
+    assert set(index.sizes) == {frame_size}

@@ -1,6 +1,7 @@
 """Entries of a long page index are found with a few small reads, and what is no entry is recognised."""
 
 import random
+from array import array
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -22,7 +23,8 @@ class Stored:
 
     def __init__(self, pgnos: NDArray[np.uint64], sizes: NDArray[np.uint64], page_size: int | None) -> None:
         offsets = np.uint64(100) + np.cumsum(sizes) - sizes
-        self.whole = PageIndex.of(pgnos, offsets, int(offsets[-1] + sizes[-1]))
+        end = int(offsets[-1] + sizes[-1])
+        self.whole = PageIndex.of(array("I", pgnos.tolist()), array("Q", offsets.tolist()), end)
         self.start = self.whole.end + 6
         self.raw = encoded(np.column_stack((pgnos, offsets, sizes)).ravel())
         self.page_size = page_size
@@ -43,7 +45,7 @@ class Stored:
         found = near.place(pgno)
         for each in (0,) if self.whole.holds(pgno) else (0, -1):
             if 0 <= place + each < len(self.whole):
-                if int(near.pgnos[found + each]) != int(self.whole.pgnos[place + each]):
+                if near.pgnos[found + each] != self.whole.pgnos[place + each]:
                     return False
                 if near.offset(found + each) != self.whole.offset(place + each):
                     return False
@@ -80,10 +82,10 @@ def increment(count: int, seed: int = 1) -> Stored:
 
 
 def numbers_around(stored: Stored, count: int) -> Iterator[int]:
-    chosen, last = random.Random(3), int(stored.whole.pgnos[-1])
-    yield from (1, 2, int(stored.whole.pgnos[0]), last, last - 1, last + 1)
+    chosen, last = random.Random(3), stored.whole.pgnos[-1]
+    yield from (1, 2, stored.whole.pgnos[0], last, last - 1, last + 1)
     for _ in range(count):
-        pgno = int(stored.whole.pgnos[chosen.randrange(len(stored.whole))])
+        pgno = stored.whole.pgnos[chosen.randrange(len(stored.whole))]
         yield from (pgno, pgno + 1, chosen.randrange(1, last))
 
 
@@ -125,7 +127,7 @@ def test_one_page_after_the_other_reads_growing_pieces(make: Callable[[int], Sto
     stored = make(1_500_000)
     index = stored.open()
     for place in range(700_000, 760_000, 7):
-        assert stored.agrees(index, int(stored.whole.pgnos[place]))
+        assert stored.agrees(index, stored.whole.pgnos[place])
     assert len(stored.reads) < 40
     assert sum(end - start for start, end in stored.reads) < 60_000 * 12 * 2
 
@@ -139,7 +141,7 @@ def test_an_index_of_some_megabytes_is_read_whole_when_it_is_searched_a_lot(
     for pgno in numbers_around(stored, 100):
         assert stored.agrees(index, pgno)
     assert index.whole is not None
-    assert (index.whole.offsets == stored.whole.offsets).all()
+    assert index.whole.offsets == stored.whole.offsets
     assert sum(end - start for start, end in stored.reads) < len(stored.raw) * 1.2
 
 
@@ -165,7 +167,7 @@ def test_a_flipped_bit_is_found_or_changes_one_page_number_alone(make: Callable[
         damaged[place] ^= 1 << chosen.randrange(8)
         stored.raw = bytes(damaged)
         index = stored.open(tail=1000)
-        pgno = int(stored.whole.pgnos[place * len(stored.whole) // len(right)])
+        pgno = stored.whole.pgnos[place * len(stored.whole) // len(right)]
         for each in range(pgno, pgno + 3):
             try:
                 near = index.near(each)
