@@ -9,7 +9,7 @@ import asyncio
 import base64
 import builtins
 import io
-import secrets
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -216,7 +216,7 @@ class AzureBackend(Backend):
 
     def _upload_blocks(self, key: str, data: Data, about: dict[str, Any]) -> None:
         """Upload a few blocks at once, each again where that can help, and put them together."""
-        upload = secrets.token_hex(8)
+        upload = os.urandom(8).hex()
         pool = self._executor()
         under_way: deque[Future[None]] = deque()
         names: builtins.list[str] = []

@@ -14,7 +14,6 @@ from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
-from tempfile import TemporaryFile
 from types import MappingProxyType, TracebackType
 from typing import BinaryIO, Self, TypeVar, cast
 
@@ -390,6 +389,8 @@ class Backend(ABC):
         Args:
             folder: Where every other storage's file is to lie.
         """
+        from tempfile import TemporaryFile  # readers do without
+
         return cast("AbstractContextManager[BinaryIO]", TemporaryFile(dir=folder))
 
     def close(self) -> None:

@@ -7,7 +7,6 @@ a call may take is the library's to say (`timeout=` for many).
 
 import os
 import re
-import secrets
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -102,7 +101,7 @@ class FsspecBackend(Backend):
             filesystem, path = self._place(key)
             self._clear_way(filesystem, path, key)
         if self._renames:
-            aside = f"{path.rpartition('/')[0]}/{ASIDE_PREFIX}{secrets.token_hex(8)}"
+            aside = f"{path.rpartition('/')[0]}/{ASIDE_PREFIX}{os.urandom(8).hex()}"
             self._write(filesystem, aside, key, data)
             with self._translated(key), _removed_on_error(filesystem, aside):
                 self.stats.count("move")

@@ -9,7 +9,6 @@ import asyncio
 import builtins
 import json
 import os
-import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -256,7 +255,7 @@ class GCSBackend(Backend):
         )
 
     def _upload_whole(self, about: dict[str, Any], condition: dict[str, str], data: Data, size: int) -> None:
-        boundary = secrets.token_hex(16)
+        boundary = os.urandom(16).hex()
         before = (
             f"--{boundary}\r\nContent-Type: application/json; charset=UTF-8\r\n\r\n{json.dumps(about)}\r\n"
             f"--{boundary}\r\nContent-Type: {_TYPE}\r\n\r\n"

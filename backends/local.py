@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import secrets
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,7 +153,7 @@ class LocalBackend(Backend):
                 _publish(data.fileno(), data.path, final, key, if_absent, timestamp_ms)
                 data.published = True  # a second object is a copy: it may have another time
             return
-        aside = final.parent / f"{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        aside = final.parent / f"{ASIDE_PREFIX}{os.urandom(8).hex()}"
         with self._translated(key):
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         hold(descriptor)
@@ -176,7 +175,7 @@ class LocalBackend(Backend):
         made_root = not self.root.is_dir()
         with self._translated(None):
             self._make_folders(self.root, "")
-            staged = _StagedFile(self, self.root / f"{ASIDE_PREFIX}{secrets.token_hex(8)}")
+            staged = _StagedFile(self, self.root / f"{ASIDE_PREFIX}{os.urandom(8).hex()}")
         try:
             with staged:
                 yield cast("BinaryIO", staged)

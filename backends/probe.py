@@ -4,7 +4,7 @@
 also when it fails or is interrupted in the middle.
 """
 
-import secrets
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -146,7 +146,7 @@ def probe(backend: Backend) -> ProbeReport:
         backend: The storage; it stays the caller's.
     """
     claimed = backend.capabilities
-    token = secrets.token_hex(6)
+    token = os.urandom(6).hex()
     alone = claimed.exclusive_marker or isinstance(backend, LocalBackend)
     # Where an emptied folder cannot be removed it has the same name each time.
     place = Place(backend, f"{_FOLDER}-{token}/" if alone else f"{_FOLDER}/{token}-")

@@ -1,7 +1,7 @@
 """How a file gets to an SFTP server: aside, with its time, synced, then under its name by a link or a rename."""
 
 import asyncio
-import secrets
+import os
 from collections import deque
 from collections.abc import Awaitable, Iterator
 from contextlib import suppress
@@ -84,7 +84,7 @@ class SFTPWriter:
         if if_absent and source.size > _LOOK_FIRST_SIZE and await bounded(sftp.exists(path)):
             raise AlreadyExistsError(f"{self._url}: {path} exists")
         folder, slash, _ = path.rpartition("/")
-        aside = f"{folder}{slash}{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        aside = f"{folder}{slash}{ASIDE_PREFIX}{os.urandom(8).hex()}"
         try:
             await self._upload(sftp, aside, source, timestamp_ms)
             if if_absent:

@@ -1,6 +1,6 @@
 """How a file gets to a WebDAV server: aside first, then under its name, in collections made when they are missing."""
 
-import secrets
+import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -58,7 +58,7 @@ class DAVWriter:
             AlreadyExistsError: Not `replace`, and the name is taken.
             ConfigError: The name is a collection's, or one on the way to it a file's.
         """
-        aside = f"{path.rpartition('/')[0]}/{ASIDE_PREFIX}{secrets.token_hex(8)}"
+        aside = f"{path.rpartition('/')[0]}/{ASIDE_PREFIX}{os.urandom(8).hex()}"
         try:
             self._upload(aside, data, None if self.keeps_modified is False else modified_ms)
             if self._publish(aside, path):

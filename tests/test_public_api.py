@@ -14,6 +14,7 @@ import pytest
 import backends
 import ltx
 import vfs
+from tests.support.databases import make
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = [ltx, backends, vfs]
@@ -45,8 +46,8 @@ def test_all_is_sorted_and_exists(module: ModuleType) -> None:
 def test_all_is_all_that_is_public(module: ModuleType) -> None:
     public = {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(module)
+        if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
     }
     called_once = {"register"} if module is vfs else set()
     assert public - called_once == set(module.__all__)
@@ -86,11 +87,32 @@ def loaded_by(statement: str) -> set[str]:
         ("import ltx", {"numpy", "fsspec", "dateparser", "typer", "rich", "asyncio", "ssl", "vfs", *SDKS}),
         ("import backends", {"numpy", "fsspec", "asyncio", "ssl", "apsw", "ltx", "vfs", *SDKS}),
         ("import vfs", {"dateparser", "typer", "rich", "sqlalchemy", "django", *SDKS}),
+        (
+            "import vfs.serve",
+            {"numpy", "subprocess", "tempfile", "hashlib", "fractions", "difflib", "fsspec"},
+        ),
         ("import ltx.cli", {"numpy", "fsspec", "dateparser", "rich", "asyncio", "ssl", "vfs", *SDKS}),
     ],
 )
 def test_importing_loads_no_storage_library(statement: str, unwanted: set[str]) -> None:
     assert not loaded_by(statement) & unwanted
+
+
+def test_a_first_query_loads_nothing_that_only_others_need(tmp_path: Path) -> None:
+    """The helper of the extension starts for it, and whoever typed the query waits."""
+    make(tmp_path / "a.db", page_size=4096, rows=20)
+    with ltx.Replica.open(str(tmp_path / "replica")) as replica:
+        ltx.replicate_once(tmp_path / "a.db", replica)
+    query = f"import vfs; vfs.connect({str(tmp_path / 'replica')!r}).execute('SELECT * FROM t').fetchall()"
+    assert not loaded_by(query) & {
+        "numpy",
+        "subprocess",
+        "tempfile",
+        "hashlib",
+        "fsspec",
+        "dateparser",
+        "ssl",
+    }
 
 
 def test_a_package_is_typed() -> None:

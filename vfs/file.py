@@ -12,7 +12,7 @@ from ltx.format import format_txid
 from ltx.replica import format_time
 from ltx.replica.apply import FileError
 from vfs.errors import QueryError, ReadOnlyError, coded
-from vfs.hydration import told
+from vfs.hydration_pragmas import told
 from vfs.meter import Meter
 from vfs.readahead import ReadAhead
 from vfs.source import Source

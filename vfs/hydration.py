@@ -23,6 +23,7 @@ from vfs.disk_cache import DiskCache, FileName
 from vfs.errors import InterruptedQueryError
 from vfs.hydration_files import DiskError, FileKeeper, frames_of
 from vfs.hydration_place import UNBOUNDED, turn_of
+from vfs.hydration_pragmas import OFF
 from vfs.hydration_store import FullError, HydrationStore
 from vfs.hydration_targets import Holder, Targets
 from vfs.kept_files import KeptFiles
@@ -30,10 +31,7 @@ from vfs.meter import Meter
 from vfs.view import OpenFile, View
 from vfs.waiting import ForkedLock, Interrupted, Waiter
 
-__all__ = ["Hydrator", "told"]
-
-_OFF = "0"
-"""What stands for the progress where nothing is hydrated."""
+__all__ = ["Hydrator"]
 
 _YIELD_S = 0.25
 """How long one request waits at most until no query waits for the storage."""
@@ -162,7 +160,7 @@ class Hydrator:
     def progress(self) -> str:
         """How many percent of the files' bytes are there, with one decimal: 100.0 when all of them are."""
         if self._is_forked:
-            return _OFF
+            return OFF
         if self._targets.is_complete:
             return "100.0"
         done, total = self._targets.bytes()
@@ -344,18 +342,6 @@ class Hydrator:
         wanted = {self._kept.named(number): pgnos for number, pgnos in pages.items()}
         self._store.trim(wanted, others=self._store.max_size >= UNBOUNDED)
         self._written = 0
-
-
-def told(pragma: str, hydrator: Hydrator | None) -> str | None:
-    """Return what a pragma tells of hydration, where there may be none; None for a pragma about something else."""
-    match pragma:
-        case "litestream_hydration_progress":
-            return hydrator.progress if hydrator else _OFF
-        case "litestream_hydration_file":
-            return hydrator.file if hydrator else ""
-        case "litestream_hydration_status":
-            return hydrator.status if hydrator else json.dumps({"state": "off"})
-    return None
 
 
 _P = ParamSpec("_P")

@@ -2,8 +2,6 @@
 
 import fcntl
 import os
-import shutil
-import tempfile
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -58,6 +56,8 @@ class Private:
         Raises:
             ConfigError: No folder can be made.
         """
+        import tempfile  # what is not hydrated does without
+
         _sweep()
         _left[:] = [each for each in _left if each.alive]
         try:
@@ -192,6 +192,8 @@ def _check(path: Path) -> None:
 
 def _sweep() -> None:
     """Remove the folders of processes that were killed."""
+    import tempfile
+
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):
             status = folder.stat()
@@ -199,14 +201,20 @@ def _sweep() -> None:
                 continue
             lock = Turn(folder / _LOCK)
             if lock.take():
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove_folder(folder)
                 lock.release()
 
 
 def _remove(folder: Path, lock: Turn, process: int) -> None:
     if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove_folder(folder)
         lock.release()
+
+
+def _remove_folder(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _leave_to_parent() -> None:

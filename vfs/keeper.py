@@ -4,7 +4,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from tempfile import TemporaryFile
 from time import sleep
 from typing import Protocol
 from weakref import WeakKeyDictionary, WeakSet, finalize, ref
@@ -38,6 +37,8 @@ class _Kept:
     """Pages of one view, in a file without a name."""
 
     def __init__(self, page_size: int) -> None:
+        from tempfile import TemporaryFile  # most queries do without
+
         self._page_size = page_size
         self._file = TemporaryFile()  # noqa: SIM115 - it lives as long as the view
         finalize(self, self._file.close)

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from datetime import datetime
 from time import monotonic
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from backends import ConfigError, UnavailableError
@@ -12,7 +13,6 @@ from ltx.replica.apply import FileError
 from vfs.cache import PageCache, PageKey
 from vfs.disk_cache import DEFAULT_DISK_SIZE, DiskCache
 from vfs.finder import ViewFinder
-from vfs.hydration import Hydrator
 from vfs.hydration_place import Private, place_of
 from vfs.keeper import Keeper
 from vfs.kept_files import KeptFiles
@@ -20,6 +20,9 @@ from vfs.open_files import FileOpener
 from vfs.pages import PageReader
 from vfs.view import View
 from vfs.waiting import ForkedLock, Interrupted, Waiter
+
+if TYPE_CHECKING:
+    from vfs.hydration import Hydrator
 
 __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
 
@@ -69,6 +72,8 @@ class Source:
         assert self._disk is not None
         assert self._kept is not None
         if self.hydrator is None:
+            from vfs.hydration import Hydrator  # most queries do without
+
             self.hydrator = Hydrator(self, self._disk, self._kept, self._waiter.timeout_s)
             self._finder.most_files = _HYDRATED_FILES
         self.hydrator.expect()

@@ -7,7 +7,6 @@ A connection opened through it goes to SQLite's default VFS for all that is no r
 import os
 import threading
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -182,6 +181,8 @@ def open_file(
 
 def _unknown(name: str) -> str:
     """Say what may have been meant by a parameter that is none: one of ours, misspelt, or one of the replica's URL."""
+    from difflib import get_close_matches
+
     close = get_close_matches(name.lower().replace("-", "_"), _TYPED, n=1, cutoff=0.75)
     if close:
         return f"unknown parameter {name!r}: did you mean {close[0]}?"

@@ -1,175 +1,37 @@
-"""Compressing the pages of a large file on two cores (docs/design/0004-compression-helper.md)."""
+"""Compressing the pages of a file in batches, those of a large one on two cores."""
 
-import mmap
-import os
-import select
-import struct
-import subprocess
-import sys
-import tempfile
-from array import array
-from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
-from typing import IO, Self
 
-from ltx.format.frame import compress_page, max_block_size
-from ltx.format.header import MIN_PAGE_SIZE
+from ltx.format.frame import compress_page
 
-__all__ = ["Page", "compressed"]
+__all__ = ["BATCH_SIZE", "Page", "compress_batch", "compressed"]
 
 Page = tuple[int, bytes]
 
-_BATCH_SIZE = 512 << 10
+BATCH_SIZE = 512 << 10
 """Bytes of pages that are compressed at a time."""
 
 _ALONE = 32
 """Batches, 16 MiB, before a helper is started: it takes some hundredths of a second."""
 
-_SLOTS = 3
-_IN_ORDER = 6
-"""Batches in memory that wait for one before them."""
-
-_INPUT_SIZE = max(_BATCH_SIZE, 65536)
-_MAX_PAGES = _INPUT_SIZE // MIN_PAGE_SIZE
-_SLOT_SIZE = _INPUT_SIZE + _MAX_PAGES * (4 + max_block_size(MIN_PAGE_SIZE))
-_ORDER = struct.Struct("=III")
-_ANSWER_SIZE = 4
-
 
 def compressed(pages: Iterator[Page], page_size: int) -> Iterator[tuple[list[Page], list[bytes]]]:
     """Yield pages in batches of about 512 KiB, with their LZ4 blocks, in order.
 
-    Of a file beyond 16 MiB a helper process compresses about half of the batches; where none can be started,
-    or it dies, all is done here.
+    Of a file beyond 16 MiB a helper process compresses about half of the batches.
     """
-    count = max(1, _BATCH_SIZE // page_size)
+    count = max(1, BATCH_SIZE // page_size)
     batches = iter(lambda: list(islice(pages, count)), [])
     for batch in islice(batches, _ALONE):
-        yield batch, _compress(batch)
+        yield batch, compress_batch(batch)
     first = next(batches, None)
-    if first is None:
-        return
-    with _Helper(page_size) as helper:
-        waiting: deque[_Batch] = deque()
-        for batch in chain([first], batches):
-            waiting.append(helper.take(batch))
-            while waiting and (len(waiting) > _IN_ORDER or waiting[0].is_done(helper)):
-                done = waiting.popleft()
-                yield done.pages, done.blocks(helper)
-        for done in waiting:
-            yield done.pages, done.blocks(helper)
+    if first is not None:
+        from ltx.format.two_processes import compressed_by_two  # it loads what a small file does without
+
+        yield from compressed_by_two(chain([first], batches), page_size)
 
 
-def _compress(batch: list[Page]) -> list[bytes]:
+def compress_batch(batch: list[Page]) -> list[bytes]:
+    """Return the LZ4 blocks of pages."""
     return [compress_page(page) for _, page in batch]
-
-
-def _is_readable(pipe: IO[bytes]) -> bool:
-    poll = select.poll()
-    poll.register(pipe, select.POLLIN | select.POLLHUP)
-    return bool(poll.poll(0))
-
-
-class _Batch:
-    """Pages, and either their blocks or the slot in which the helper puts them."""
-
-    def __init__(self, pages: list[Page], slot: int | None) -> None:
-        self.pages = pages
-        self._slot = slot
-        self._blocks = [] if slot is not None else _compress(pages)
-
-    def is_done(self, helper: "_Helper") -> bool:
-        return self._slot is None or helper.has_answered(self._slot)
-
-    def blocks(self, helper: "_Helper") -> list[bytes]:
-        if self._slot is None:
-            return self._blocks
-        found = helper.fetch(self._slot, len(self.pages))
-        return _compress(self.pages) if found is None else found  # it died: nothing is lost
-
-
-class _Helper:
-    """A process that compresses batches which lie in memory shared with it."""
-
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
-        self._free = list(range(_SLOTS))
-        self._answered: set[int] = set()
-        self._process: subprocess.Popen[bytes] | None = None
-        try:
-            self._start()
-        except OSError:
-            self._free = []  # no memory, or no more processes: all is done here
-
-    def _start(self) -> None:
-        with tempfile.TemporaryFile() as shared:
-            shared.truncate(_SLOTS * _SLOT_SIZE)
-            self._memory = mmap.mmap(shared.fileno(), 0)
-            program = Path(__file__).with_name("lz4_helper.py")
-            numbers = [str(number) for number in (shared.fileno(), _INPUT_SIZE, _SLOT_SIZE)]
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                [sys.executable, str(program), *numbers],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[shared.fileno()],
-                bufsize=0,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            )
-
-    def take(self, pages: list[Page]) -> _Batch:
-        """Give a batch to the helper if it has a free slot; else compress it here."""
-        if not self._free or self._process is None or self._process.stdin is None:
-            return _Batch(pages, None)
-        slot = self._free.pop()
-        data = b"".join([page for _, page in pages])
-        start = slot * _SLOT_SIZE
-        self._memory[start : start + len(data)] = data
-        try:
-            self._process.stdin.write(_ORDER.pack(slot, len(pages), self._page_size))
-        except OSError:
-            return _Batch(pages, None)  # it died; the slot is not used again
-        return _Batch(pages, slot)
-
-    def has_answered(self, slot: int) -> bool:
-        """Whether a slot's blocks are there, or never will be, without waiting."""
-        output = self._process.stdout if self._process else None
-        if slot not in self._answered and output is not None and _is_readable(output):
-            answers = output.read(_SLOTS * _ANSWER_SIZE)
-            self._answered.update(answers[::_ANSWER_SIZE])
-            return slot in self._answered or not answers
-        return slot in self._answered
-
-    def fetch(self, slot: int, count: int) -> list[bytes] | None:
-        """Wait for a slot's blocks, and free the slot; None where the helper died."""
-        output = self._process.stdout if self._process else None
-        while slot not in self._answered:
-            answers = output.read(_SLOTS * _ANSWER_SIZE) if output else b""
-            if not answers:
-                return None
-            self._answered.update(answers[::_ANSWER_SIZE])
-        self._answered.discard(slot)
-        start = slot * _SLOT_SIZE + _INPUT_SIZE
-        sizes = array("I", self._memory[start : start + 4 * count])
-        start += 4 * count
-        data = self._memory[start : start + sum(sizes)]
-        blocks, at = [], 0
-        for size in sizes:
-            blocks.append(data[at : at + size])
-            at += size
-        self._free.append(slot)
-        return blocks
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            for pipe in (self._process.stdin, self._process.stdout):
-                if pipe is not None:
-                    pipe.close()
-            self._memory.close()

@@ -1,7 +1,6 @@
 """From pages to an LTX file, in one pass and flat memory."""
 
 from collections.abc import Iterable, Iterator
-from tempfile import SpooledTemporaryFile
 
 from ltx.format.checksum import CHECKSUM_FLAG, crc
 from ltx.format.compression import Page, compressed
@@ -65,6 +64,8 @@ class Encoder:
         if self._began:
             raise ValueError("an encoder can be iterated over once: its pages are gone")
         self._began = True
+        from tempfile import SpooledTemporaryFile  # readers do without
+
         with SpooledTemporaryFile(max_size=_INDEX_IN_MEMORY) as index:
             head = self.header.pack()
             self._checksum = crc(head)

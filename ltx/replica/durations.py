@@ -2,19 +2,18 @@
 
 import re
 from datetime import timedelta
-from fractions import Fraction
 
 __all__ = ["parse_duration", "parse_seconds"]
 
-_UNITS_US: dict[str, Fraction] = {
-    "ns": Fraction(1, 1000),
-    "us": Fraction(1),
-    "µs": Fraction(1),
-    "μs": Fraction(1),
-    "ms": Fraction(1000),
-    "s": Fraction(1_000_000),
-    "m": Fraction(60_000_000),
-    "h": Fraction(3_600_000_000),
+_UNITS_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
 }
 _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-[0-9]+)?", re.ASCII)
@@ -30,11 +29,15 @@ def parse_duration(text: str) -> timedelta:
     Raises:
         ValueError: It is none, or too long.
     """
+    from fractions import Fraction  # most queries do without
+
     match = _WHOLE.fullmatch(text)
     if match is None:
         raise ValueError(f"a time is written such as 24h, 5m, 90s, 250ms or 1h30m; not {text!r}")
-    length = sum((Fraction(count) * _UNITS_US[unit] for count, unit in _PART.findall(match[2])), Fraction(0))
-    microseconds = max(1, round(length)) if length else 0
+    length_ns = sum(
+        (Fraction(count) * _UNITS_NS[unit] for count, unit in _PART.findall(match[2])), Fraction(0)
+    )
+    microseconds = max(1, round(length_ns / 1000)) if length_ns else 0
     try:
         return timedelta(microseconds=-microseconds if match[1] == "-" else microseconds)
     except OverflowError:

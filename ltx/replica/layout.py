@@ -9,11 +9,24 @@ from dataclasses import dataclass
 
 from ltx.format import TXID, file_name, parse_file_name
 
-__all__ = ["FLAT", "FOLDERS", "LEVELS", "SNAPSHOT_LEVEL", "Layout", "Location", "native_layout", "parse_key"]
+__all__ = [
+    "FLAT",
+    "FOLDERS",
+    "LEVELS",
+    "LINEAGE_KEY",
+    "SNAPSHOT_LEVEL",
+    "Layout",
+    "Location",
+    "native_layout",
+    "parse_key",
+]
 
 SNAPSHOT_LEVEL = 9
 LEVELS = range(SNAPSHOT_LEVEL + 1)
 """Level 0 as written, levels 1 to 8 merged, level 9 snapshots."""
+
+LINEAGE_KEY = "lineage.json"
+"""Whose files they are: `ltx.replica.lineage`."""
 
 _FLAT_SCHEMES = frozenset({"s3", "oss"})
 _KEY = re.compile(r"(?:ltx/([0-9])|000([0-9]))/([^/]+)", re.ASCII)

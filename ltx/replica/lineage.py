@@ -7,17 +7,16 @@ Beside a database, `.<name>-litestream/lineage.json` has the id, and for a resto
 
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backends import Backend, NotFoundError
+from ltx.replica.layout import LINEAGE_KEY
 from ltx.sqlite import sync_folder
 
 __all__ = [
-    "LINEAGE_KEY",
     "Lineage",
     "Writer",
     "meta_folder",
@@ -26,8 +25,6 @@ __all__ = [
     "read_lineage",
     "read_writer",
 ]
-
-LINEAGE_KEY = "lineage.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ class Lineage:
     def save(self, folder: Path) -> None:
         """Write it down in the folder of a database's state, durably."""
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"{LINEAGE_KEY}.{secrets.token_hex(6)}.tmp"
+        aside = folder / f"{LINEAGE_KEY}.{os.urandom(6).hex()}.tmp"
         try:
             with open(aside, "xb") as file:
                 file.write(json.dumps(asdict(self)).encode())

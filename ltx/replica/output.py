@@ -3,7 +3,6 @@
 import fcntl
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -86,7 +85,7 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
     if path.exists() and not force:
         raise _exists(path)
     stem = os.fsencode(path.name)[:200].decode(errors="ignore")  # a name may have 255 bytes
-    aside = path.parent / f".{stem}.{secrets.token_hex(6)}.tmp"
+    aside = path.parent / f".{stem}.{os.urandom(6).hex()}.tmp"
     _sweep(path.parent, f".{stem}.")
     descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:

@@ -21,8 +21,7 @@ from ltx.format import TXID, Header, parse_txid
 from ltx.replica.apply import FileError, Progress, apply_files
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.headers import Headers, last_txid_at, times_of
-from ltx.replica.layout import Layout, native_layout
-from ltx.replica.lineage import LINEAGE_KEY, note_restored
+from ltx.replica.layout import LINEAGE_KEY, Layout, native_layout
 from ltx.replica.output import check_integrity, check_kind, new_database
 from ltx.replica.plan import Plan, make_plan
 from ltx.replica.times import parse_time
@@ -227,6 +226,8 @@ class Replica:
 
     def _note_lineage(self, output: Path, txid: TXID) -> None:
         """Let whoever replicates the output know what it is; that it cannot be written down is in nobody's way."""
+        from ltx.replica.lineage import note_restored  # queries do without
+
         if self.has_lineage:
             with suppress(BackendError, OSError):
                 note_restored(self.backend, output, txid)

@@ -1,7 +1,6 @@
 """Who we are to a replica: the lineage of our database, and whether a replica was last written to by us."""
 
 import os
-import secrets
 import socket
 from pathlib import Path
 
@@ -98,7 +97,7 @@ class Identity:
     def settle(self, theirs: Writer | None) -> None:
         """Be of the lineage that a replica names, or, where there is none, begin one; durably."""
         if self._lineage is None:
-            lineage = Lineage(theirs.id if theirs else secrets.token_hex(16))
+            lineage = Lineage(theirs.id if theirs else os.urandom(16).hex())
             lineage.save(self._folder)
             self._lineage = lineage
 

@@ -6,7 +6,6 @@ that one bring it up to date. So a file goes only when the table has gone past i
 """
 
 import os
-import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -188,7 +187,7 @@ class Line:
         with open_table(self.table_path) as table:
             if table and table.txid != self.txid:
                 table = None
-            aside = self._folder(0) / f"{secrets.token_hex(6)}.tmp"
+            aside = self._folder(0) / f"{os.urandom(6).hex()}.tmp"
             try:
                 with ExitStack() as opened:
                     staged = opened.enter_context(open(aside, "xb"))
@@ -347,7 +346,7 @@ class Line:
         return self.folder / "ltx" / str(level)
 
     def _write(self, level: int, encoder: Encoder) -> StagedFile:
-        aside = self._folder(level) / f"{secrets.token_hex(6)}.tmp"
+        aside = self._folder(level) / f"{os.urandom(6).hex()}.tmp"
         try:
             with open(aside, "xb") as file:
                 file.writelines(encoder)

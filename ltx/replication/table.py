@@ -10,7 +10,6 @@ holds nothing that the replica does not: lost or doubtful, it is made again from
 import fcntl
 import mmap
 import os
-import secrets
 import struct
 import time
 from collections.abc import Iterator
@@ -69,7 +68,7 @@ class TableWriter:
     def __init__(self, path: Path, page_size: int, commit: int) -> None:
         path.parent.mkdir(exist_ok=True)
         self.path = path
-        self.aside = path.parent / f"{path.name}.{secrets.token_hex(6)}.tmp"
+        self.aside = path.parent / f"{path.name}.{os.urandom(6).hex()}.tmp"
         self._page_size = page_size
         self._commit = commit
         self._file: BinaryIO = open(self.aside, "w+b")  # noqa: SIM115 - closed by close()

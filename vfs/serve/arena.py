@@ -4,7 +4,6 @@ import errno
 import itertools
 import mmap
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
@@ -121,6 +120,8 @@ def _memory(size: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("litestream", os.MFD_CLOEXEC)
     else:
+        import tempfile
+
         fd, name = tempfile.mkstemp()
         os.unlink(name)
     os.ftruncate(fd, size)
