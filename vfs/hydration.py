@@ -274,7 +274,7 @@ class Hydrator:
     def _index_of(self, file: OpenFile) -> PageIndex:
         if isinstance(file.index, PageIndex):
             return file.index
-        return self._waiter.wait(file.index.load, self._meter)
+        return self._waiter.wait(file.whole_index, self._meter)
 
     def _before(self) -> None:
         """Let queries go first, and other processes that are at it; stop where nobody is left."""

@@ -1,8 +1,9 @@
-"""Finding entries in a page index that is too long to be read whole (docs/design/0012-views-and-indexes.md)."""
+"""Finding entries in a page index without decoding all of it, or reading it (docs/design/0012-views-and-indexes.md)."""
 
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 
 from backends import NotFoundError
@@ -24,8 +25,8 @@ BLOCK_SIZE = 1 << 10
 _NEAR = 64
 """Pages behind a known entry that are looked for from there on, not somewhere in the middle."""
 
-_FORWARD_SIZE = 256 << 10
-"""Read at most when one entry after the other is asked for."""
+_FORWARD_SIZE, _HELD_FORWARD_SIZE = 256 << 10, 16 << 10
+"""Read at most when one entry after the other is asked for: from the storage, and of bytes that are here."""
 
 _LOADED_SIZE = 8 << 20
 """An index up to this size is read whole once searching it has cost a fair part of that."""
@@ -52,11 +53,11 @@ class SearchedIndex:
         read: Reads bytes `[start, end)` of the file.
         start: First byte of the entries.
         stop: Byte after the last one.
-        tail: The last bytes of the entries.
+        held: The last bytes of the entries, or all of them: what is here already.
         page_size: Of the snapshot that the file is; None for another file.
 
     Raises:
-        CorruptError: The tail holds no entries, or others than the file can have.
+        CorruptError: The last entries are none, or others than the file can have.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class SearchedIndex:
         read: Callable[[int, int], bytes],
         start: int,
         stop: int,
-        tail: bytes,
+        held: bytes,
         page_size: int | None,
     ) -> None:
         self.size = stop - start
@@ -78,7 +79,9 @@ class SearchedIndex:
         self._spent = 0
         self._forward = DENSE_BLOCK_SIZE
         self._last_stop = 0
-        self._tail = read_part(tail, stop - len(tail), begins=False, ends=True)
+        self._held, self._held_start = held, stop - len(held)
+        tail = held[-DENSE_BLOCK_SIZE:]
+        self._tail = read_part(tail, stop - len(tail), begins=stop - len(tail) == start, ends=True)
         self._check(self._tail)
         if self._tail.index.end + len(TERMINATOR) != start:
             raise CorruptError("the page index contradicts the file that it is in", offset=start)
@@ -100,6 +103,9 @@ class SearchedIndex:
             return self._whole
         with self._lock.now:
             part = self._covering(pgno)
+        if part is None and self._held_start == self._start:
+            with suppress(CorruptError):  # whoever asks for the page learns of it
+                return self._search(pgno)
         return part.index if part else None
 
     def near(self, pgno: int) -> PageIndex:
@@ -185,7 +191,8 @@ class SearchedIndex:
         below, start = (low.index.pgnos[-1], low.last) if low else (0, self._start)
         above, stop = high.index.pgnos[0], _first_stop(high)
         if pgno <= below + _NEAR:
-            self._forward = min(self._forward * 2, _FORWARD_SIZE) if start == self._last_stop else block
+            most = _FORWARD_SIZE if start < self._held_start else _HELD_FORWARD_SIZE
+            self._forward = min(self._forward * 2, most) if start == self._last_stop else block
             return start, min(start + self._forward, stop)
         if stop - start <= block:
             return start, stop
@@ -221,6 +228,8 @@ class SearchedIndex:
         self._parts = [*kept[:place], part, *kept[place:]]
 
     def _get(self, start: int, stop: int) -> bytes:
+        if start >= self._held_start:
+            return self._held[start - self._held_start : stop - self._held_start]
         data = self._read(start, stop)
         self._spent += len(data)
         if len(data) != stop - start:

@@ -37,6 +37,9 @@ _HEAD_SIZE = 16 << 10
 _SIZE, _FEW, _SIZE_OF_ONE = 512 << 10, 21, 32 << 10
 """Bytes that opening a few files reads, and as many more for each one beyond these."""
 
+_SHORT_INDEX = 8 << 10
+"""Bytes up to which a snapshot's index is decoded whole; of a longer one that is here, too, what is asked for."""
+
 _INDEX_PART = 240
 """A page index is such a part of its file, about, where pages of 4 KiB become half as long."""
 
@@ -174,11 +177,13 @@ class FileOpener:
         header = Header.unpack(ends.read[0])
         if (header.min_txid, header.max_txid) != (file.min_txid, file.max_txid):
             raise CorruptError("the header has other TXIDs than the name", offset=16)
+        held = raw or tail[max(0, start - base) : end - base]
+        is_long = len(held) < end - start or (header.is_snapshot and len(held) > _SHORT_INDEX)
         index: PageIndex | SearchedIndex
-        if raw is None and start < base:
-            index = self._searched(file, header, start, end, tail[: end - base])
+        if is_long and base:
+            index = self._searched(file, header, start, end, held)
         else:
-            index = PageIndex.decode(tail[start - base : end - base] if raw is None else raw, file.size)
+            index = PageIndex.decode(held, file.size)
         number = self._number(file, tail[-TRAILER_SIZE:])
         if isinstance(index, PageIndex) and base == 0:
             self._keep_all(number, tail, index, start)
@@ -188,16 +193,16 @@ class FileOpener:
             )
         return OpenFile(number, file, header, index, is_verified=base == 0)
 
-    def _searched(self, file: LTXFile, header: Header, start: int, end: int, tail: bytes) -> SearchedIndex:
+    def _searched(self, file: LTXFile, header: Header, start: int, end: int, held: bytes) -> SearchedIndex:
         backend, key = self._replica.backend, file.key
-        if tail[-9:-8] != b"\0":
+        if held[-9:-8] != b"\0":
             raise CorruptError("the page index does not end as it must", offset=end - 9)
         return SearchedIndex(
             file,
             lambda first, last: backend.get(key, first, last),
             start,
             end - 9,
-            tail[:-9],
+            held[:-9],
             header.page_size if header.is_snapshot else None,
         )
 

@@ -100,7 +100,7 @@ class PageReader:
         Raises:
             FileError: A file that it lies in, or could lie in, is gone or damaged.
         """
-        if view.searched:
+        if view.searched_increments:
             self._locate(view, pgno, interrupted)
         try:
             key = (view.file_of(pgno).number, pgno)
@@ -109,6 +109,9 @@ class PageReader:
                 return bytes(view.page_size)
             raise
         page = self._cache.get(key)
+        if page is None and view.searched:
+            self._locate(view, pgno, interrupted)
+            page = self._cache.get(key)
         if page is None:
             page = self._wait(view, key, ahead, interrupted)
         if view.unverified and (doubts := view.doubts(pgno)):
@@ -128,7 +131,7 @@ class PageReader:
     def located(self, view: View, pgno: int) -> PageKey | None:
         """Return what a page is kept by; None where finding it, or proof that it is the newest, takes a request."""
         with suppress(CorruptError, FileError):  # whoever reads the page learns of it
-            if next(view.unlocated(pgno), None) is None and not view.doubts(pgno):
+            if next(view.undecided(pgno), None) is None and not view.doubts(pgno):
                 return view.file_of(pgno).number, pgno
         return None
 
@@ -138,7 +141,7 @@ class PageReader:
         decoded: dict[PageKey, bytes] = {}
         page_size = view.page_size
         with suppress(FileError, CorruptError):  # whoever reads the page learns of it
-            for number, some in [] if view.searched else spans(view, pgnos):
+            for number, some in [] if view.searched_increments else spans(view, pgnos):
                 for pgno in some:
                     page = self._cache.get((number, pgno))
                     if page is None or not view.trusts(pgno):
@@ -155,7 +158,7 @@ class PageReader:
 
     def known(self, view: View, pgno: int) -> bytes | None:
         """Return a page if it is in the cache and can be read."""
-        if view.searched and next(view.unlocated(pgno), None) is not None:
+        if next(view.undecided(pgno), None) is not None:
             return None
         try:
             key = (view.file_of(pgno).number, pgno)
@@ -166,7 +169,7 @@ class PageReader:
 
     def has(self, view: View, pgno: int) -> bool:
         """Whether a page is in the cache or under way; no where that is not known without a request."""
-        if view.searched and next(view.unlocated(pgno), None) is not None:
+        if next(view.undecided(pgno), None) is not None:
             return False
         try:
             return not self._is_lacking(view, pgno)
@@ -183,14 +186,15 @@ class PageReader:
             pgnos: Pages from 1 to commit, in any order; those of no file and the lock page are left out.
             interrupted: Of whoever will want them.
         """
-        places = [(view, pgno) for pgno in pgnos] if view.searched else []
-        if all(next(view.unlocated(pgno), None) is None for _, pgno in places):
-            self._start(view, pgnos, interrupted)
+        wanted = sorted(pgnos)
+        if view.are_located(wanted):
+            self._start(view, wanted, interrupted)
             return
+        places = [(view, pgno) for pgno in wanted]
 
         def work() -> None:
             try:
-                self._start(view, pgnos, interrupted)
+                self._start(view, wanted, interrupted)
             finally:
                 with self._lock.now:  # whoever starts holds it: what is to be forgotten is there
                     self._forget_starting(starting)
@@ -220,12 +224,13 @@ class PageReader:
         if indexes:
             self._waiter.wait(lambda: together([partial(index.near, pgno) for index in indexes]), interrupted)
 
-    def _start(self, view: View, pgnos: Collection[int], interrupted: Interrupted) -> None:
+    def _start(self, view: View, pgnos: Sequence[int], interrupted: Interrupted) -> None:
+        """Begin to read those of some pages, which ascend, that are neither there nor under way."""
         with suppress(FileError, CorruptError):
             flights = self._flights
             lacking = [
                 pgno
-                for number, some in spans(view, sorted(pgnos))
+                for number, some in spans(view, pgnos)
                 for pgno in self._cache.lacking(number, some)
                 if (number, pgno) not in flights or self._flight((number, pgno)) is None
             ]

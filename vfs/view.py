@@ -39,6 +39,14 @@ class OpenFile:
     is_verified: bool
     proven: set[int] = field(default_factory=set)
 
+    def whole_index(self) -> PageIndex:
+        """Return all of the page index, reading what was not read yet.
+
+        Raises:
+            FileError: It is damaged or gone.
+        """
+        return self.index if isinstance(self.index, PageIndex) else self.index.load()
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -127,22 +135,13 @@ class Single:
         """Return those of some pages, ascending, that are not in the file."""
         if self.file.header.is_snapshot:
             return pgnos[bisect_right(pgnos, self.limit) :]
-        held = set(self.owned(_index_of(self.file).pgnos, self.file))
+        held = set(self.owned(self.file.whole_index().pgnos, self.file))
         return array("I", (pgno for pgno in pgnos if pgno not in held))
 
     @property
     def files(self) -> tuple[OpenFile, ...]:
         """The file, as the only one."""
         return (self.file,)
-
-
-def _index_of(file: OpenFile) -> PageIndex:
-    """Return all of a file's page index.
-
-    Raises:
-        FileError: It is damaged or gone.
-    """
-    return file.index if isinstance(file.index, PageIndex) else file.index.load()
 
 
 Layer = Single | PageMap[OpenFile]
@@ -160,7 +159,8 @@ class View:
         last: The file that ends with the transaction, which says how many pages there are.
         files: The files that its pages lie in, in the order of the plan, and unverified ones behind the first.
         unverified: Those of the files that were not verified, the first file apart.
-        searched: The indexes that are read as they are needed, the newest first.
+        searched: The indexes that are read as they are needed, the newest first: they say where a page is.
+        searched_increments: Those of them that are no snapshot's: they say, too, whether a page is in their file.
         lineage: Tells apart the replicas that lay in one place, one after the other, and used the same TXIDs.
     """
 
@@ -174,6 +174,7 @@ class View:
     files: tuple[OpenFile, ...]
     unverified: tuple[OpenFile, ...]
     searched: tuple[SearchedIndex, ...]
+    searched_increments: tuple[SearchedIndex, ...]
     trusted: bytearray = field(repr=False)
 
     @property
@@ -194,7 +195,7 @@ class View:
     def file_of(self, pgno: int) -> OpenFile:
         """Return the file that holds a page from 1 to commit, the lock page excepted.
 
-        Where an index is searched this may read; `unlocated` says so before.
+        Where an increment's index is searched this may read; `undecided` says so before.
 
         Raises:
             CorruptError: No file does: the replica is not whole.
@@ -221,6 +222,23 @@ class View:
                     yield layer.file.index
                 elif known.holds(pgno):
                     return
+
+    def undecided(self, pgno: int) -> Iterator[SearchedIndex]:
+        """Yield the indexes that must be read to say which file holds a page."""
+        if self.searched_increments:
+            yield from (index for index in self.unlocated(pgno) if index in self.searched_increments)
+
+    def are_located(self, pgnos: Iterable[int]) -> bool:
+        """Whether it is known where pages lie, which ascend."""
+        known_up_to = 0
+        for pgno in pgnos if self.searched else ():
+            if pgno <= known_up_to:
+                continue
+            if next(self.unlocated(pgno), None) is not None:
+                return False
+            if not self.searched_increments and (known := self.searched[0].known(pgno)):
+                known_up_to = known.pgnos[-1]  # what lies before in the snapshot is known as well
+        return True
 
     def span(self, pgno: int, stop: int) -> tuple[OpenFile, int]:
         """Return the file that holds a page, and up to where the next ones before `stop` are known to lie in it too.

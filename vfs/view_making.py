@@ -54,6 +54,11 @@ def _view(layers: tuple[Layer, ...], opened: Sequence[OpenFile], time: datetime,
         key=lambda each: each.file.max_txid,
     )
     unverified = tuple(each for each in files[1:] if not each.is_verified)
+    searched = {
+        layer.file: layer.file.index
+        for layer in layers
+        if isinstance(layer, Single) and isinstance(layer.file.index, SearchedIndex)
+    }
     return View(
         txid=last.file.max_txid,
         time=time,
@@ -64,11 +69,8 @@ def _view(layers: tuple[Layer, ...], opened: Sequence[OpenFile], time: datetime,
         layers=layers,
         files=tuple(files),
         unverified=unverified,
-        searched=tuple(
-            layer.file.index
-            for layer in layers
-            if isinstance(layer, Single) and isinstance(layer.file.index, SearchedIndex)
-        ),
+        searched=tuple(searched.values()),
+        searched_increments=tuple(index for file, index in searched.items() if not file.header.is_snapshot),
         trusted=bytearray(last.header.commit // 8 + 1 if unverified else 0),
     )
 

@@ -11,7 +11,6 @@ import pytest
 
 import vfs
 from backends import UnavailableError
-from ltx.format.index import PageIndex
 from tests.test_vfs.hydrating import ALL, hydrated, progress, status, until, wait_until_complete
 from tests.test_vfs.origin import Origin, number, origin, rows, seen
 from tests.test_vfs.storages import Hooks, Request, delays, hooked
@@ -308,6 +307,5 @@ def test_the_pages_of_a_file_are_those_that_a_reader_finds_in_it(source: Origin)
         view = opened.at(bool, txid=txid)
         stored = [pgno for pgno in range(1, view.commit + 1) if pgno != view.lock_page]
         for file in view.files:
-            assert isinstance(file.index, PageIndex)
-            found = view.pages_in(file, file.index).tolist()
+            found = view.pages_in(file, file.whole_index()).tolist()
             assert found == [pgno for pgno in stored if view.file_of(pgno) is file]

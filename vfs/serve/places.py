@@ -134,12 +134,11 @@ class Places:
     def _keys(self, first: int, end: int) -> Iterator[PageKey]:
         """Yield what pages from `first` to before `end` are known by, as far as that takes no request."""
         view = self._file.view
-        lock_page, snapshot = view.lock_page, view.files[0]
-        # Which pages a snapshot holds is known without its index.
-        is_located = all(index is snapshot.index for index in view.searched)
+        lock_page = view.lock_page
+        is_decided = not view.searched_increments
         with suppress(CorruptError, FileError):  # whoever reads the page learns of it
             while first < end:
-                if is_located and 1 < first != lock_page:
+                if is_decided and 1 < first != lock_page:
                     file, stop = view.span(first, lock_page if first < lock_page < end else end)
                     for pgno in range(first, stop):
                         if not view.trusts(pgno) and view.doubts(pgno):
@@ -152,7 +151,7 @@ class Places:
                     return
                 yield key
                 first += 1
-                if not is_located and key[0] > 0:  # frames that lie one behind the other are found at once
+                if not is_decided and key[0] > 0:  # frames that lie one behind the other are found at once
                     for pgno, _, _ in view.run_at(first - 1, end - first + 1, RUN_SIZE).frames[1:]:
                         if view.doubts(pgno):
                             return
