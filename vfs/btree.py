@@ -16,6 +16,9 @@ _FIRST_HEADER = 100
 _INNER_HEADER, _LEAF_HEADER = 12, 8
 _CHILD = struct.Struct(">I")
 _MOST_PLACES = 100_000
+_PLACE_BITS = 16
+"""In which the place of a child below its parent fits: a page has at most 65,536 bytes."""
+
 _DEEPEST = 20
 _INTEGER_SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
@@ -102,15 +105,15 @@ class Tree:
 
     Attributes:
         children: Of interior pages, in the order of their keys.
-        places: The parent of a page, and its place below it.
         last: Below a parent, the place of the child that was read last.
     """
 
     def __init__(self) -> None:
         self.children: dict[int, Sequence[int]] = {}
-        self.places: dict[int, tuple[int, int]] = {}
         self.last: dict[int, int] = {}
+        self._places: dict[int, int] = {}  # numbers: the garbage collector would look through so many pairs
         self._keys: dict[int, Sequence[int]] = {}
+        self._pages: dict[int, bytes] = {}
 
     def learn(self, pgno: int, page: bytes) -> Sequence[int]:
         """Remember the children of an interior page, and return them."""
@@ -120,25 +123,32 @@ class Tree:
         found = children_of(page, pgno)
         if not found:
             return found
-        while len(self.places) > _MOST_PLACES:
+        while len(self._places) > _MOST_PLACES:
             self._forget(next(iter(self.children)))
         self.children[pgno] = found
-        self.places.update((child, (pgno, place)) for place, child in enumerate(found))
-        if keys := keys_of(page, pgno):
-            self._keys[pgno] = keys
+        self._places.update(
+            zip(found, range(pgno << _PLACE_BITS, 1 + len(found) + (pgno << _PLACE_BITS)), strict=False)
+        )
+        if kind_of(page, pgno) == TABLE_INNER:
+            self._pages[pgno] = page  # its keys are for those who look rows up
         return found
 
     def _forget(self, pgno: int) -> None:
         for child in self.children.pop(pgno):
-            if self.places.get(child, (0, 0))[0] == pgno:
-                del self.places[child]
+            if self.place_of(child)[0] == pgno:
+                del self._places[child]
         self.last.pop(pgno, None)
         self._keys.pop(pgno, None)
+        self._pages.pop(pgno, None)
+
+    def place_of(self, pgno: int) -> tuple[int, int]:
+        """Return the parent of a page, and its place below it; 0 where that is not known."""
+        return divmod(self._places.get(pgno, 0), 1 << _PLACE_BITS)
 
     def above(self, pgno: int) -> Sequence[int]:
         """Return the pages known above one, its root first."""
         path: list[int] = []
-        while len(path) < _DEEPEST and (parent := self.places.get(pgno, (0, 0))[0]):
+        while len(path) < _DEEPEST and (parent := self.place_of(pgno)[0]):
             path.append(pgno := parent)
         return path[::-1]
 
@@ -150,8 +160,14 @@ class Tree:
         """
         pgno = root
         for level in range(depth):
-            keys, children = self._keys.get(pgno), self.children.get(pgno)
-            if keys is None or children is None:
+            keys, children = self._keys_of(pgno), self.children.get(pgno)
+            if not keys or children is None:
                 return pgno, level
             pgno = children[bisect_left(keys, rowid)]
         return pgno, depth
+
+    def _keys_of(self, pgno: int) -> Sequence[int]:
+        keys = self._keys.get(pgno)
+        if keys is None and (page := self._pages.pop(pgno, None)) is not None:
+            keys = self._keys[pgno] = keys_of(page, pgno)
+        return keys or ()

@@ -1,14 +1,28 @@
 """Pages that were read, kept in bounded memory: those that were not used for long go first, b-tree leaves before the rest."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NewType, cast
 from weakref import WeakValueDictionary
 
 from vfs.waiting import ForkedLock
 
-__all__ = ["Frame", "Front", "PageCache", "PageKey"]
+__all__ = [
+    "Frame",
+    "Front",
+    "PageCache",
+    "PageKey",
+    "file_number",
+    "is_inner",
+    "page_key",
+    "page_keys",
+    "page_number",
+]
 
-PageKey = tuple[int, int]
-"""An open file's number and a page number: content that never changes."""
+PageKey = NewType("PageKey", int)
+"""An open file's number and a page number in one: content that never changes. An integer, since the garbage collector
+would look through a hundred thousand tuples again and again."""
+
+_PGNO_BITS = 32
 
 _OVERHEAD = 200
 """Bytes that an entry costs beside its page, about."""
@@ -16,8 +30,35 @@ _OVERHEAD = 200
 _INNER_PART = 4
 """Interior pages of b-trees may take this part of the room, and keep it from the rest."""
 
+_AHEAD_PART = 3
 _INNER = (2, 5)
 """First bytes of the interior pages of indexes and tables."""
+
+
+def page_key(number: int, pgno: int) -> PageKey:
+    """Return what a page of an open file is kept by."""
+    return PageKey(number << _PGNO_BITS | pgno)
+
+
+def page_keys(number: int, pgnos: Sequence[int]) -> Sequence[PageKey]:
+    """Return what pages of an open file are kept by, in the same order."""
+    file = number << _PGNO_BITS
+    keys = (
+        range(file + pgnos.start, file + pgnos.stop, pgnos.step)
+        if isinstance(pgnos, range)
+        else [file | pgno for pgno in pgnos]
+    )
+    return cast("Sequence[PageKey]", keys)
+
+
+def file_number(key: PageKey) -> int:
+    """Return which open file a key is about."""
+    return key >> _PGNO_BITS
+
+
+def page_number(key: PageKey) -> int:
+    """Return which page a key is about."""
+    return key & (1 << _PGNO_BITS) - 1
 
 
 class Frame(bytes):
@@ -39,12 +80,16 @@ class PageCache:
     second group go, in the order in which they came; when that is empty the first takes its place. So a page that
     was used once needs nothing done when it is used again, and a `Front` may answer for it without asking here.
 
+    Attributes:
+        most_ahead_size: Bytes of pages that may be read before they are asked for.
+
     Args:
         size: Bytes that it may take.
     """
 
     def __init__(self, size: int) -> None:
         self.max_size = size
+        self.most_ahead_size = size // _AHEAD_PART
         self.size = 0
         self._used: dict[PageKey, bytes] = {}
         self._unused: dict[PageKey, bytes] = {}
@@ -78,14 +123,16 @@ class PageCache:
                     self._used[key] = page
         return page
 
-    def put(self, pages: Iterable[tuple[PageKey, bytes]]) -> None:
+    def put(self, pages: Sequence[tuple[PageKey, bytes]]) -> None:
         """Keep pages or frames, in place of what was kept of them; others may go."""
+        if not pages:
+            return
         with self._lock.now:
             for key, page in pages:
                 self._drop(key)
                 if not self.keeps(len(page)):
                     continue
-                if _is_kept(key, page):
+                if is_inner(key, page):
                     self._inner[key] = page
                     self._inner_size += len(page) + _OVERHEAD
                 else:
@@ -97,25 +144,46 @@ class PageCache:
             while self.size > self.max_size:
                 self._make_room()
 
-    def lacking(self, number: int, pgnos: Iterable[int]) -> list[int]:
-        """Return those pages of a file of which nothing is kept."""
-        used, unused, inner = self._used, self._unused, self._inner
-        return [
-            pgno
-            for pgno in pgnos
-            if (key := (number, pgno)) not in used and key not in unused and key not in inner
-        ]
-
-    def put_frames(self, frames: Mapping[PageKey, bytes]) -> None:
-        """Keep frames of which nothing is kept."""
+    def lacking(self, number: int, pgnos: Sequence[int]) -> list[int]:
+        """Return those pages of a file, which will be wanted, of which nothing is kept. The others count as used now."""
+        lacking: list[int] = []
         with self._lock.now:
             used, unused, inner = self._used, self._unused, self._inner
-            for key, frame in frames.items():
-                if key not in used and key not in unused and key not in inner and self.keeps(len(frame)):
-                    used[key] = frame
-                    self.size += len(frame) + _OVERHEAD
+            for pgno, key in zip(pgnos, page_keys(number, pgnos), strict=True):
+                page = used.pop(key, None) or unused.pop(key, None)
+                if page is not None:
+                    used[key] = page  # the last that will go
+                elif key not in inner:
+                    lacking.append(pgno)
+        return lacking
+
+    def beginning(self, number: int, pgnos: Sequence[int]) -> list[bytes]:
+        """Return the first of some pages of a file, or their frames, up to one of which nothing is kept."""
+        used, inner = self._used, self._inner
+        found: list[bytes] = []
+        for key in page_keys(number, pgnos):
+            page = used.get(key) or inner.get(key) or self.get(key)
+            if page is None:
+                break
+            found.append(page)
+        return found
+
+    def put_new(self, pages: Mapping[PageKey, bytes]) -> None:
+        """Keep pages and frames of which nothing is kept."""
+        inner: list[tuple[PageKey, bytes]] = []
+        with self._lock.now:
+            used, unused, kept = self._used, self._unused, self._inner
+            for key, page in pages.items():
+                if key in used or key in unused or key in kept:
+                    continue
+                if is_inner(key, page):
+                    inner.append((key, page))
+                elif self.keeps(len(page)):
+                    used[key] = page
+                    self.size += len(page) + _OVERHEAD
             while self.size > self.max_size:
                 self._make_room()
+        self.put(inner)
 
     def replace_all(self, pages: Mapping[PageKey, bytes]) -> None:
         """Keep pages in place of their frames, those that are still there."""
@@ -126,21 +194,20 @@ class PageCache:
                 frame = used.get(key)
                 if type(frame) is not Frame:
                     continue
-                if page[0] in _INNER or key[1] == 1:
+                if is_inner(key, page):
                     inner.append((key, page))
                     continue
                 used[key] = page
                 self.size += len(page) - len(frame)
             while self.size > self.max_size:
                 self._make_room()
-        if inner:
-            self.put(inner)
+        self.put(inner)
 
     def replace(self, key: PageKey, page: bytes) -> None:
         """Keep a page in place of its frame."""
         if not self.max_size:
             return
-        if _is_kept(key, page) or (frame := self._used.get(key)) is None:
+        if is_inner(key, page) or (frame := self._used.get(key)) is None:
             self.put([(key, page)])
             return
         with self._lock.now:
@@ -150,10 +217,11 @@ class PageCache:
                 while self.size > self.max_size:
                     self._make_room()
 
-    def drop(self, key: PageKey) -> None:
-        """Keep a page no more."""
+    def drop_all(self, keys: Iterable[PageKey]) -> None:
+        """Keep pages no more."""
         with self._lock.now:
-            self._drop(key)
+            for key in keys:
+                self._drop(key)
 
     def _drop(self, key: PageKey) -> None:
         page = self._used.pop(key, None) or self._unused.pop(key, None)
@@ -188,6 +256,6 @@ class PageCache:
         return len(self._used) + len(self._unused) + len(self._inner)
 
 
-def _is_kept(key: PageKey, page: bytes) -> bool:
+def is_inner(key: PageKey, page: bytes) -> bool:
     """Whether a page belongs to those that nearly every query needs."""
-    return type(page) is bytes and (page[0] in _INNER or key[1] == 1)
+    return type(page) is bytes and (page[0] in _INNER or page_number(key) == 1)

@@ -236,8 +236,10 @@ class ReplicaFile:
             if page and self._is_kept:
                 self._front[offset] = page
                 if self._ahead.is_scanning:
-                    for each, beside in self._ahead.beside(self._view):
-                        self._front[(each - 1) * page_size] = beside
+                    beside = self._ahead.beside(self._view)
+                    self._front.update(
+                        zip(((each - 1) * page_size for each in beside), beside.values(), strict=True)
+                    )
             return page
         last = (offset + amount - 1) // page_size + 1
         whole = b"".join(self.page(each) for each in range(pgno, last + 1))

@@ -7,7 +7,7 @@ from backends import Backend
 from ltx import LTXFile
 from ltx.format.decoder import TRAILER_SIZE
 from ltx.format.index import PageIndex
-from vfs.cache import Frame, PageKey
+from vfs.cache import Frame, PageKey, file_number, page_number
 from vfs.disk_cache import DiskCache, FileName
 from vfs.view import Run
 
@@ -50,13 +50,13 @@ class KeptFiles:
 
     def frames(self, run: Run) -> Mapping[int, Frame]:
         """Return those frames of a run that are kept."""
-        return self._disk.get(self._names[run.file.number], [pgno for pgno, _, _ in run.frames])
+        return self._disk.get(self._names[run.file.number], run.pgnos)
 
     def keep(self, frames: Mapping[PageKey, Frame]) -> None:
         """Keep frames."""
         of_file: dict[int, list[tuple[int, bytes]]] = {}
-        for (number, pgno), frame in frames.items():
-            of_file.setdefault(number, []).append((pgno, bytes(frame)))
+        for key, frame in frames.items():
+            of_file.setdefault(file_number(key), []).append((page_number(key), bytes(frame)))
         for number, some in of_file.items():
             self._disk.put(self._names[number], some)
 

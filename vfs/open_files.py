@@ -14,7 +14,7 @@ from ltx.format.decoder import TRAILER_SIZE
 from ltx.format.frame import BLOCK_FLAG, FRAME_HEAD, decode_frame
 from ltx.format.index import PageIndex, index_range
 from ltx.replica.apply import FileError
-from vfs.cache import PageCache, PageKey
+from vfs.cache import PageCache, PageKey, page_key
 from vfs.index_search import SearchedIndex
 from vfs.kept_files import KeptFiles
 from vfs.view import OpenFile
@@ -188,9 +188,8 @@ class FileOpener:
         if isinstance(index, PageIndex) and base == 0:
             self._keep_all(number, tail, index, start)
         elif header.is_snapshot:
-            self._cache.put(
-                ((number, pgno), page) for pgno, page in _first_pages(ends.read[0], header.page_size)
-            )
+            first = _first_pages(ends.read[0], header.page_size)
+            self._cache.put([(page_key(number, pgno), page) for pgno, page in first])
         return OpenFile(number, file, header, index, is_verified=base == 0)
 
     def _searched(self, file: LTXFile, header: Header, start: int, end: int, held: bytes) -> SearchedIndex:
@@ -213,7 +212,7 @@ class FileOpener:
         for pgno, page in Decoder([data]):
             pgnos.append(pgno)
             if len(pages) * len(page) < _KEPT_SIZE:  # a small file of zeros holds a lot of them
-                pages.append(((number, pgno), page))
+                pages.append((page_key(number, pgno), page))
         if pgnos != index.pgnos.tolist():
             raise CorruptError("the page index does not say where the pages are", offset=start)
         self._cache.put(pages)

@@ -1,21 +1,22 @@
-"""Reading the pages of a view: the one that is asked for, those that will be, and proof that they are the newest."""
+"""The pages of a view: the one that is asked for, those that will be, and what is under way."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-from backends import Backend, BackendError, NotFoundError, Piece, UnavailableError
+from backends import Backend, BackendError, UnavailableError
 from ltx import CorruptError
 from ltx.format.frame import decode_frame
 from ltx.replica.apply import FileError
-from vfs.cache import Frame, PageCache, PageKey
+from vfs.cache import Frame, PageCache, PageKey, page_key, page_keys, page_number
+from vfs.fetching import Fetcher, Pages
+from vfs.frames import parts_of
 from vfs.kept_files import KeptFiles
-from vfs.proof import check_commit, dispelled
-from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches, part_lacking, spans
+from vfs.proof import check_commit
+from vfs.runs import RUN_PAGES_SIZE, RUN_SIZE, batches, spans
 from vfs.view import Doubt, Run, View
 from vfs.waiting import ForkedLock, Interrupted, Waiter, together
 
@@ -24,10 +25,10 @@ __all__ = ["PageReader"]
 _AT_ONCE_SIZE = 512 << 10
 """Bytes that are read ahead at most in the thread of whoever runs a query: a disk has them in some milliseconds."""
 
-_KNOWN_BETWEEN = 4
+_MOST_AHEAD_SIZE = 32 << 20
+"""Bytes of pages that are read ahead at most: so much comes while the first of it is on its way from a far storage."""
 
-_R = TypeVar("_R")
-Frames = Mapping[PageKey, Frame]
+_KNOWN_BETWEEN = 4
 
 _NOTHING = Frame()
 """Of a page beyond the end of a file that became shorter."""
@@ -35,17 +36,19 @@ _NOTHING = Frame()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flight:
-    """Requests that are under way together.
+    """Pages that are decoded at once, of what is being read.
 
     Attributes:
         process: Whose threads work on it: in a forked child nobody does.
         keys: What will be there.
-        future: The frames.
+        future: What is there now.
+        request: All that are read together.
     """
 
     process: int
     keys: Sequence[PageKey]
-    future: Future[Frames]
+    future: Future[Pages]
+    request: "Sequence[_Flight]"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,10 +79,9 @@ class PageReader:
     def __init__(
         self, backend: Backend, cache: PageCache, waiter: Waiter, kept: KeptFiles | None = None
     ) -> None:
-        self._backend = backend
         self._cache = cache
         self._waiter = waiter
-        self._kept = kept
+        self._fetcher = Fetcher(backend, cache, waiter, kept)
         self._flights: dict[PageKey, _Flight] = {}
         self._starting: dict[tuple[View, int], _Starting] = {}
         self._lock = ForkedLock()
@@ -87,7 +89,7 @@ class PageReader:
     @property
     def most_ahead_size(self) -> int:
         """Bytes of pages that may be under way or kept for one reader that reads ahead."""
-        return min(self._cache.max_size // 4, 2 * RUN_PAGES_SIZE)
+        return min(self._cache.most_ahead_size, _MOST_AHEAD_SIZE)
 
     @property
     def is_awaited(self) -> bool:
@@ -103,7 +105,7 @@ class PageReader:
         if view.searched_increments:
             self._locate(view, pgno, interrupted)
         try:
-            key = (view.file_of(pgno).number, pgno)
+            key = page_key(view.file_of(pgno).number, pgno)
         except CorruptError:
             if pgno == view.lock_page:  # which no file has
                 return bytes(view.page_size)
@@ -115,7 +117,7 @@ class PageReader:
         if page is None:
             page = self._wait(view, key, ahead, interrupted)
         if view.unverified and (doubts := view.doubts(pgno)):
-            self._look(doubts, interrupted)
+            self._fetcher.look(doubts, interrupted)
             view.trust((pgno,))
         if type(page) is not bytes:
             try:
@@ -132,7 +134,7 @@ class PageReader:
         """Return what a page is kept by; None where finding it, or proof that it is the newest, takes a request."""
         with suppress(CorruptError, FileError):  # whoever reads the page learns of it
             if next(view.undecided(pgno), None) is None and not view.doubts(pgno):
-                return view.file_of(pgno).number, pgno
+                return page_key(view.file_of(pgno).number, pgno)
         return None
 
     def at_hand(self, view: View, pgnos: Sequence[int]) -> list[bytes]:
@@ -142,16 +144,15 @@ class PageReader:
         page_size = view.page_size
         with suppress(FileError, CorruptError):  # whoever reads the page learns of it
             for number, some in [] if view.searched_increments else spans(view, pgnos):
-                for pgno in some:
-                    page = self._cache.get((number, pgno))
-                    if page is None or not view.trusts(pgno):
-                        break
+                there = self._cache.beginning(number, some)
+                for pgno, page in zip(some, there, strict=False):
+                    if view.unverified and not view.trusts(pgno):
+                        return found
                     if type(page) is not bytes:
-                        page = decoded[number, pgno] = decode_frame(page, pgno, page_size)
+                        page = decoded[page_key(number, pgno)] = decode_frame(page, pgno, page_size)
                     found.append(page)
-                else:
-                    continue
-                break
+                if len(there) < len(some):
+                    break
         if decoded:
             self._cache.replace_all(decoded)
         return found
@@ -161,7 +162,7 @@ class PageReader:
         if next(view.undecided(pgno), None) is not None:
             return None
         try:
-            key = (view.file_of(pgno).number, pgno)
+            key = page_key(view.file_of(pgno).number, pgno)
             page = self._cache.get(key)
             return page if page is None or type(page) is bytes else self._decoded(view, key, page)
         except (FileError, CorruptError):
@@ -227,16 +228,19 @@ class PageReader:
     def _start(self, view: View, pgnos: Sequence[int], interrupted: Interrupted) -> None:
         """Begin to read those of some pages, which ascend, that are neither there nor under way."""
         with suppress(FileError, CorruptError):
-            flights = self._flights
-            lacking = [
-                pgno
-                for number, some in spans(view, pgnos)
-                for pgno in self._cache.lacking(number, some)
-                if (number, pgno) not in flights or self._flight((number, pgno)) is None
-            ]
+            lacking: list[int] = []
+            for number, some in spans(view, pgnos):
+                lacking += self._not_under_way(number, self._cache.lacking(number, some))
             for runs, doubts in list(batches(view, lacking)):
                 if not self._is_read_at_once(view, runs, doubts, interrupted):
                     self._launch_lacking(view, runs, doubts, interrupted)
+
+    def _not_under_way(self, number: int, pgnos: Sequence[int]) -> Iterable[int]:
+        """Return those pages of a file that nobody is reading."""
+        if not self._flights:
+            return pgnos
+        keys = page_keys(number, pgnos)
+        return [pgno for pgno, key in zip(pgnos, keys, strict=True) if self._flight(key) is None]
 
     def _is_read_at_once(
         self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
@@ -245,21 +249,21 @@ class PageReader:
         if sum(run.end - run.start for run in runs) > _AT_ONCE_SIZE:
             return False
         try:
-            return self._fetch_at_once(view, runs, doubts, interrupted) is not None
+            return self._fetcher.at_once(view, runs, doubts, interrupted) is not None
         except (FileError, BackendError):
             return True  # whoever wants the page is told
 
     def _is_lacking(self, view: View, pgno: int) -> bool:
         if pgno == view.lock_page:
             return False
-        key = (view.file_of(pgno).number, pgno)
+        key = page_key(view.file_of(pgno).number, pgno)
         return key not in self._cache and self._flight(key) is None
 
     def _launch_lacking(
         self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
     ) -> None:
         with self._lock.now:
-            firsts = ((run.file.number, run.frames[0][0]) for run in runs)
+            firsts = (page_key(run.file.number, run.pgnos[0]) for run in runs)
             if any(key not in self._cache and self._flight(key) is None for key in firsts):
                 self._launch(view, runs, doubts, interrupted)
 
@@ -268,22 +272,24 @@ class PageReader:
         flight = self._flight(key)
         is_ours = flight is None
         if flight is None:
-            room = min(self._cache.max_size // 4, RUN_PAGES_SIZE) // view.page_size
-            run = self._cut(view.run_at(key[1], max(1, min(ahead, room)), RUN_SIZE))
-            doubts = view.doubts(key[1])
-            if (frames := self._fetch_at_once(view, [run], doubts, interrupted)) is not None:
-                return frames.get(key, _NOTHING)
+            room = min(self._cache.most_ahead_size, RUN_PAGES_SIZE) // view.page_size
+            pgno = page_number(key)
+            run = self._cut(view.run_at(pgno, max(1, min(ahead, room)), RUN_SIZE))
+            doubts = view.doubts(pgno)
+            if (pages := self._fetcher.at_once(view, [run], doubts, interrupted)) is not None:
+                return pages.get(key, _NOTHING)
             with self._lock.now:
                 if (page := self._cache.get(key)) is not None:  # it landed just now
                     return page
-                flight = self._flight(key) or self._launch(view, [run], doubts, interrupted)
+                flight = self._flight(key) or self._launch(view, [run], doubts, interrupted)[0]
         try:
             return self._waiter.wait_for(flight.future, interrupted).get(key, _NOTHING)
         except Exception as error:
             if not flight.future.done():
                 if isinstance(error, UnavailableError):  # it hangs: nobody else shall wait for it
                     with self._lock.now:
-                        self._forget(flight)
+                        for each in flight.request:
+                            self._forget(each)
                 raise
             if is_ours:
                 raise
@@ -291,27 +297,9 @@ class PageReader:
 
     def _wait_alone(self, view: View, key: PageKey, interrupted: Interrupted) -> bytes:
         """Ask for a page by itself: what went wrong may concern what was asked for together with it."""
-        run, doubts = view.run_at(key[1], 1, 1), view.doubts(key[1])
-        return self._waiter.wait(lambda: self._fetch(view, [run], doubts), interrupted).get(key, _NOTHING)
-
-    def _fetch_at_once(
-        self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
-    ) -> Frames | None:
-        """Read runs as `_fetch`, in the caller's own thread; None where that could mean to wait."""
-        if self._kept:
-            return None
-        read = self._waiter.at_once(
-            lambda: self._get((*doubts, *runs), self._backend.get_at_once), interrupted
-        )
-        return None if read is None else self._taken(view, runs, dispelled(doubts, read))
-
-    def _look(self, doubts: Sequence[Doubt], interrupted: Interrupted) -> None:
-        """See that what is in doubt is right."""
-        read = self._waiter.at_once(lambda: self._get(doubts, self._backend.get_at_once), interrupted)
-        if read is None:
-            self._waiter.wait(lambda: self._read([], doubts), interrupted)
-        else:
-            dispelled(doubts, read)
+        run, doubts = view.run_at(page_number(key), 1, 1), view.doubts(page_number(key))
+        [pages] = self._waiter.wait(lambda: [*self._fetcher.fetched(view, [run], doubts)], interrupted)
+        return pages.get(key, _NOTHING)
 
     def _flight(self, key: PageKey) -> _Flight | None:
         flight = self._flights.get(key)
@@ -320,99 +308,56 @@ class PageReader:
     def _cut(self, run: Run) -> Run:
         """Cut a run off where pages follow that are known; a few between others are not worth a request."""
         end = known = 0
-        for place, (pgno, _, _) in enumerate(run.frames):
-            if place and ((key := (run.file.number, pgno)) in self._cache or key in self._flights):
+        for place, key in enumerate(page_keys(run.file.number, run.pgnos)):
+            if place and (key in self._cache or key in self._flights):
                 known += 1
                 if known == _KNOWN_BETWEEN:
                     break
             else:
                 known, end = 0, place + 1
-        return run.cut(end)
+        return run.cut(0, end)
 
     def _launch(
         self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt], interrupted: Interrupted
-    ) -> _Flight:
-        keys = [(run.file.number, pgno) for run in runs for pgno, _, _ in run.frames]
+    ) -> Sequence[_Flight]:
+        """Begin to read runs. What they bring is there part by part."""
+        flights: list[_Flight] = []
+        for run in runs:
+            for part in parts_of(run, view.page_size):
+                keys = page_keys(part.file.number, part.pgnos)
+                flights.append(_Flight(os.getpid(), keys, Future(), flights))
 
-        def work() -> Frames:
+        def work() -> None:
+            landing = iter(flights)
             try:
-                return self._fetch(view, runs, doubts)
-            finally:
-                with self._lock.now:  # whoever launches holds it: the flight is there
-                    self._forget(flight)
+                for pages in self._fetcher.fetched(view, runs, doubts):
+                    self._land(next(landing)).set_result(pages)
+            except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+                for flight in landing:
+                    self._land(flight).set_exception(error)
 
-        flight = _Flight(os.getpid(), keys, self._waiter.start(work, interrupted))
-        self._flights.update(dict.fromkeys(keys, flight))
-        return flight
+        for flight in flights:
+            self._flights.update(dict.fromkeys(flight.keys, flight))
+        self._waiter.start(work, interrupted)
+        return flights
+
+    def _land(self, flight: _Flight) -> Future[Pages]:
+        with self._lock.now:  # whoever launches holds it: the flight is there
+            self._forget(flight)
+        return flight.future
 
     def _forget(self, flight: _Flight) -> None:
         for key in flight.keys:
             if self._flights.get(key) is flight:
                 del self._flights[key]
 
-    def _fetch(self, view: View, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Frames:
-        """Read runs, put their frames into the cache, and take them for the newest if what is in doubt was right."""
-        frames: dict[PageKey, Frame] = {}
-        lacking = list(runs)
-        if self._kept:
-            for run in runs:
-                kept = self._kept.frames(run)
-                frames.update(((run.file.number, pgno), frame) for pgno, frame in kept.items())
-            lacking = [part for run in runs if (part := part_lacking(run, frames))]
-        new = self._taken(view, lacking, self._read(lacking, doubts))
-        if self._kept and new:
-            self._waiter.start(partial(self._keep_on_disk, view.page_size, new), lambda: False)
-        if frames:
-            self._keep(view, frames)
-            frames.update(new)
-            return frames
-        return new
-
-    def _taken(self, view: View, runs: Sequence[Run], reads: Sequence[bytes]) -> Frames:
-        """Cut what was read of runs into frames, and keep them."""
-        frames: dict[PageKey, Frame] = {}
-        for run, data in zip(runs, reads, strict=True):
-            number, size = run.file.number, len(data)
-            for pgno, start, length in run.frames:
-                if start < size:
-                    frames[number, pgno] = Frame(data[start : start + length])
-        self._keep(view, frames)
-        return frames
-
-    def _keep(self, view: View, frames: Frames) -> None:
-        """Put frames into the cache, and take them for the newest: what was in doubt was right."""
-        self._cache.put_frames(frames)
-        view.trust(pgno for _, pgno in frames)
-
-    def _keep_on_disk(self, page_size: int, frames: Frames) -> None:
-        """Keep what is right."""
-        whole = {}
-        for key, frame in frames.items():
-            with suppress(CorruptError):
-                decode_frame(frame, key[1], page_size)
-                whole[key] = frame
-        if self._kept:
-            self._kept.keep(whole)
-
-    def _read(self, runs: Sequence[Run], doubts: Sequence[Doubt]) -> Sequence[bytes]:
-        """Read runs, and see at the same time that what is in doubt about them is right."""
-        parts: Sequence[Run | Doubt] = (*doubts, *runs)
-        return dispelled(doubts, self._get(parts, self._backend.get_ranges)) if parts else ()
-
-    def _get(self, parts: Sequence["Run | Doubt"], get: Callable[[Sequence[Piece]], _R]) -> _R:
-        """Get bytes, and say which file is gone where one is."""
-        try:
-            return get([(each.file.file.key, each.start, each.end) for each in parts])
-        except NotFoundError as error:
-            gone = next((each for each in parts if each.file.file.key == error.key), parts[0])
-            raise FileError(gone.file.file, error) from error
-
     def _decoded(self, view: View, key: PageKey, frame: bytes) -> bytes:
+        pgno = page_number(key)
         try:
-            page = decode_frame(frame, key[1], view.page_size)
+            page = decode_frame(frame, pgno, view.page_size)
         except CorruptError as error:
-            self._cache.drop(key)
-            error.offset = view.run_at(key[1], 1, 1).start + (error.offset or 0)
-            raise FileError(view.file_of(key[1]).file, error) from error
+            self._cache.drop_all((key,))
+            error.offset = view.run_at(pgno, 1, 1).start + (error.offset or 0)
+            raise FileError(view.file_of(pgno).file, error) from error
         self._cache.replace(key, page)
         return page

@@ -7,7 +7,7 @@ of an index is recognised when a second row named by the same index page is read
 (overflow pages, or a copy of the whole database) is taken to go on with the next page number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from vfs.btree import INDEX_LEAF, TABLE_LEAF, Tree, kind_of
@@ -20,9 +20,15 @@ __all__ = ["ReadAhead"]
 _FIRST_WINDOW = 8
 _GROWTH = 2
 _GROWTH_WAITING = 4
-"""Where there was to be waited all the same, since the storage is far, up to `_FAR_WINDOW`."""
+"""Where there was to be waited all the same, since the storage is far; of what may end anywhere up to `_FAR_WINDOW`."""
+
+_NEAR_SIZE = 8 << 20
+"""Bytes of pages up to which a scan is ever further ahead; beyond, only where it had to wait."""
 
 _FAR_WINDOW = 128
+_STEP_SIZE = 4 << 20
+"""Bytes of pages that are asked for at a time at least, if so many are asked for at all: half of those ahead otherwise."""
+
 _PART_AHEAD = 4
 """A scan that began in the middle may end anywhere: it is ahead by this part of what it has used, or a little."""
 
@@ -69,6 +75,7 @@ class ReadAhead:
         self._scan: Stream | None = None
         self._lookups: Lookups | None = None
         self._under_way: Stream | None = None
+        self._handed: tuple[Stream, Sequence[int]] | None = None
         self._waited_s = self._waited_before_s = self._latency_s = 0.0
         self._last = _NOWHERE
         self._rising = 0
@@ -83,7 +90,7 @@ class ReadAhead:
         if self._asked:
             self._asked.clear()
         self._last, self._rising, self._index_leaf = _NOWHERE, 0, 0
-        self._lookups = self._under_way = None
+        self._lookups = self._under_way = self._handed = None
         self.is_active = False
 
     def wants(self, view: View, pgno: int) -> bool:
@@ -98,6 +105,8 @@ class ReadAhead:
         self._last = pgno
         step = self._step(pgno)
         self._under_way = None
+        if self._handed is not None and pgno not in self._asked:
+            self._take_back(pgno)
         stream = self._asked.pop(pgno, None)
         if stream is not None:
             stream.left -= 1
@@ -108,12 +117,12 @@ class ReadAhead:
             if stream.left <= stream.low:
                 self._extend(view, stream, pgno)
             return True
-        if self._rising >= _RISING[pgno in self._tree.places]:
+        if self._rising >= _RISING[self._tree.place_of(pgno)[0] > 0]:
             stream = Numbers(is_whole=pgno <= _FIRST_NUMBERS)
         elif 0 < abs(step) <= _NEAR and not self._is_inner(pgno):
             step = 1 if step > 0 else -1
             stream = Siblings(view, self._tree, self._pages, step, is_whole=self._is_from_an_end(pgno, step))
-            if (before := self._scan) and self._tree.places[pgno][
+            if (before := self._scan) and self._tree.place_of(pgno)[
                 0
             ] != self._parent:  # it waited for this parent
                 stream.goes_on(before)
@@ -127,25 +136,40 @@ class ReadAhead:
         """Whether the page that was wanted last belongs to a scan."""
         return self._under_way is not None
 
-    def beside(self, view: View) -> Iterator[tuple[int, bytes]]:
-        """Yield leaves that a scan will want next and that are there: it is told of none of them when they are wanted."""
+    def beside(self, view: View) -> Mapping[int, bytes]:
+        """Return leaves that a scan will want next and that are there: it is told of none of them when they are wanted."""
         stream = self._under_way
         if stream is None or self._index_leaf or not stream.order:
-            return
+            return {}
         count = min(_BESIDE, stream.left - stream.low - 1)
         pgnos = [*islice(stream.order, max(0, count))]
-        last = 0
-        for pgno, page in zip(pgnos, self._pages.at_hand(view, pgnos), strict=False):
-            if kind_of(page, pgno) != TABLE_LEAF:
+        found = self._pages.at_hand(view, pgnos)
+        handed: dict[int, bytes] = {}
+        for pgno, page in zip(pgnos, found, strict=False):
+            if page[0] != TABLE_LEAF:
                 break
-            yield pgno, page
-            last = stream.order.popleft()
-            self._asked.pop(last, None)
-            stream.left -= 1
-            stream.used += 1
-        if last:
-            self._last = last
-            self._step(last)
+            handed[pgno] = page
+            stream.order.popleft()
+            self._asked.pop(pgno, None)
+        stream.left -= len(handed)
+        stream.used += len(handed)
+        if handed:
+            self._handed = stream, [*handed]
+            self._last = pgno
+            self._step(pgno)
+        return handed
+
+    def _take_back(self, pgno: int) -> None:
+        """Begin again where a scan is that wants a page which it was handed: the cache let all of these go."""
+        assert self._handed is not None
+        stream, handed = self._handed
+        if pgno in handed:
+            again = handed[handed.index(pgno) :]
+            stream.order.extendleft(reversed(again))
+            stream.left += len(again)
+            stream.used -= len(again)
+            self._asked.update(dict.fromkeys(again, stream))
+        self._handed = None
 
     def seen(self, view: View, pgno: int, page: bytes) -> None:
         """Take note of what a page says that was read."""
@@ -179,16 +203,16 @@ class ReadAhead:
     def _is_inner(self, pgno: int) -> bool:
         """Whether a page's neighbours are interior pages: scans go over leaves, and ask for their parents themselves."""
         tree = self._tree
-        parent, place = tree.places[pgno]
+        parent, place = tree.place_of(pgno)
         return any(
             child in tree.children for child in tree.children[parent][max(0, place - _NEAR) : place + _NEAR]
         )
 
     def _is_from_an_end(self, pgno: int, step: int) -> bool:
         """Whether a scan in this direction that is at a page began with the first, as far as is known."""
-        places, children = self._tree.places, self._tree.children
+        tree, children = self._tree, self._tree.children
         most = _NEAR
-        while (above := places.get(pgno)) is not None:
+        while (above := tree.place_of(pgno))[0]:
             parent, place = above
             if (place if step > 0 else len(children[parent]) - 1 - place) > most:
                 return False
@@ -198,14 +222,14 @@ class ReadAhead:
     def _step(self, pgno: int) -> int:
         """Return how far behind the one read last a page stands below its parent; 0 where that is not known."""
         tree = self._tree
-        parent, place = tree.places.get(pgno, (0, 0))
+        parent, place = tree.place_of(pgno)
         if not parent:
             return 0
         before = tree.last.get(parent)
         tree.last[parent] = place
         if before is not None:
             return place - before
-        above, at = tree.places.get(parent, (0, 0))
+        above, at = tree.place_of(parent)
         for step in (1, -1):  # from the last child of the parent before, or the first of the one behind
             if place == (0 if step > 0 else len(tree.children[parent]) - 1) and above:
                 beside = tree.children[above][at - step : at - step + 1 or None]
@@ -223,21 +247,25 @@ class ReadAhead:
         following, besides = stream.following(pgno, stream.window)
         wanted = [each for each in following if each not in self._asked and 1 <= each <= view.commit]
         stream.left += len(wanted)
-        stream.low = stream.left // 2
+        step = max(stream.left // 4, min(stream.left // 2, _STEP_SIZE // view.page_size))
+        stream.low = stream.left - step
         self._asked.update(dict.fromkeys(wanted, stream))
         stream.order.extend(wanted)
         needed = [each for each in besides if 1 <= each <= view.commit]
         if wanted or needed:
             self._pages.start(view, [*([pgno] if pgno else ()), *wanted, *needed], self._meter)
-        self._parent, self._scan = self._tree.places.get(pgno, (0, 0))[0], stream
+        self._parent, self._scan = self._tree.place_of(pgno)[0], stream
 
     def _window(self, stream: Stream, page_size: int, most: int) -> int:
         """Return how many pages a scan shall be ahead from now on."""
         waited_s, self._waited_s = self._meter.waited_s - self._waited_s, self._meter.waited_s
         on_its_way = min(int(min(self._latency_s, 1.0) * _RATE) // page_size, most)
-        growth = _GROWTH_WAITING if waited_s > _LONG_S and stream.window < _FAR_WINDOW else _GROWTH
-        window = min(stream.window * growth or _FIRST_WINDOW, most)
-        if waited_s > _LONG_S and stream.used > _FIRST_WINDOW:
+        growth = _GROWTH if stream.window < _NEAR_SIZE // page_size else 1
+        if waited_s > _LONG_S and (stream.is_whole or stream.window < _FAR_WINDOW):
+            growth = _GROWTH_WAITING
+        is_far = stream.is_whole and self._latency_s > _LONG_S
+        window = min(stream.window * growth or _FIRST_WINDOW * (growth if is_far else 1), most)
+        if waited_s > _LONG_S and stream.used >= _FIRST_WINDOW:
             window = max(window, on_its_way)
         if stream.is_whole:
             return window

@@ -1,6 +1,6 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ class Source:
 
     Args:
         replica: The replica.
-        cache_size: Bytes of pages to keep in memory.
+        cache: Keeps pages in memory.
         timeout_s: How long one wait for the storage may take.
         disk: Keeps pages and indexes between runs.
 
@@ -51,12 +51,12 @@ class Source:
         self,
         replica: Replica,
         *,
-        cache_size: int = DEFAULT_CACHE_SIZE,
+        cache: PageCache,
         timeout_s: float = DEFAULT_TIMEOUT_S,
         disk: DiskCache | None = None,
     ) -> None:
         self.replica = replica
-        self.cache = PageCache(cache_size)
+        self.cache = cache
         self._disk = disk
         self._kept = kept = KeptFiles(disk, replica.url) if disk else None
         self.hydrator: Hydrator | None = None
@@ -214,6 +214,7 @@ def open_source(
     cache_dir_size: int = DEFAULT_DISK_SIZE,
     hydrates: bool = False,
     hydration_path: str | None = None,
+    make_cache: Callable[[int], PageCache] = PageCache,
 ) -> Source:
     """Return the source of a replica; the same one for the same place, options and limits while it is in use.
 
@@ -228,6 +229,7 @@ def open_source(
         cache_dir_size: Bytes that all together may take there.
         hydrates: Whether connections are to join the hydrator.
         hydration_path: A file for what it fetches, in place of a folder; None for the environment's, "" for none.
+        make_cache: Makes what keeps pages in memory.
 
     Raises:
         backends.ConfigError: The URL, an option or a limit is wrong.
@@ -243,7 +245,7 @@ def open_source(
         source = _sources.get(key)
         if source is None:
             disk = place.open() if isinstance(place, Private) else place
-            source = Source(replica, cache_size=cache_size, timeout_s=timeout_s, disk=disk)
+            source = Source(replica, cache=make_cache(int(cache_size)), timeout_s=timeout_s, disk=disk)
             _sources[key] = source
         if hydrates:
             source.hydrate()

@@ -6,7 +6,7 @@ A connection opened through it goes to SQLite's default VFS for all that is no r
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -14,6 +14,7 @@ import apsw
 
 from backends import ConfigError
 from ltx.replica.durations import parse_seconds
+from vfs.cache import PageCache
 from vfs.default_vfs import use_default_vfs
 from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.errors import ReadOnlyError, coded
@@ -123,7 +124,10 @@ def _open(name: str | apsw.URIFilename) -> ReplicaFile:
 
 
 def open_file(
-    label: str, parameters: Mapping[str, str], interrupted: Interrupted | None = None
+    label: str,
+    parameters: Mapping[str, str],
+    interrupted: Interrupted | None = None,
+    make_cache: Callable[[int], PageCache] = PageCache,
 ) -> ReplicaFile:
     """Open the replica that a URI names.
 
@@ -131,6 +135,7 @@ def open_file(
         label: The name in the URI.
         parameters: The parameters of the URI.
         interrupted: As `ReplicaFile` has it.
+        make_cache: As `open_source` has it.
 
     Raises:
         backends.ConfigError: A parameter means nothing, or no replica is named.
@@ -167,6 +172,7 @@ def open_file(
             cache_dir_size=int(number(parameters, "cache_dir_size", DEFAULT_DISK_SIZE)),
             hydrates=hydrate,
             hydration_path=parameters.get("hydration_path"),
+            make_cache=make_cache,
         )
     return ReplicaFile(
         source,

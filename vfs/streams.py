@@ -86,19 +86,27 @@ class Siblings(Stream):
     def __init__(self, view: View, tree: Tree, pages: Pages, step: int, *, is_whole: bool = True) -> None:
         super().__init__(is_whole=is_whole)
         self._view, self._tree, self._pages, self._step = view, tree, pages, step
+        self._reached = 0
+        """The last page that was asked for by its number."""
+
+    def goes_on(self, before: Stream) -> None:
+        """Take over from a scan that came to a page of which more had to be known."""
+        super().goes_on(before)
+        if isinstance(before, Siblings):
+            self._reached = before._reached
 
     def following(self, pgno: int, count: int) -> tuple[list[int], Sequence[int]]:
         """Return the next children, and parents to read where those are not known."""
         tree, step = self._tree, self._step
         found: list[int] = []
-        parent, place = tree.places.get(pgno, (0, 0))
+        parent, place = tree.place_of(pgno)
         while True:
             children = tree.children.get(parent, ())
             below = children[place + 1 :] if step > 0 else children[:place][::-1]
             found += below[: count - len(found)]
             if len(found) >= count:
                 return found, ()
-            above, at = tree.places.get(parent, (0, 0))
+            above, at = tree.place_of(parent)
             parents = tree.children.get(above, ())
             at += step
             if not 0 <= at < len(parents):
@@ -121,7 +129,12 @@ class Siblings(Stream):
         if self._step > 0 and known:
             last, distance = known[-1], parents[at] - known[-1]
             if 0 <= last - known[-9:][0] <= _CLOSE and 0 < distance <= max(count, 2 * len(known)):
-                return range(last + 1, min(last + max(count, distance), parents[-1]) + 1)
+                end = min(last + max(count, distance), parents[-1])
+                if parents[at] <= self._reached and end - self._reached < count // 4:
+                    return ()  # enough is under way: the next parent is, and most of what is wanted
+                begin = max(last, self._reached if self._reached < end else last)
+                self._reached = end
+                return range(begin + 1, end + 1)
         number = 2 * (1 + count // _MANY_CHILDREN)
         return parents[at : at + number] if self._step > 0 else parents[max(0, at - number + 1) : at + 1]
 

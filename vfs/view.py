@@ -10,7 +10,7 @@ from operator import add
 from ltx import TXID, CorruptError, LTXFile
 from ltx.format import Header, lock_page
 from ltx.format.frame import FRAME_HEAD
-from ltx.format.index import PageIndex
+from ltx.format.index import PageIndex, count_ascending
 from ltx.replica.apply import FileError
 from vfs.index_search import SearchedIndex
 from vfs.layers import PageMap
@@ -50,27 +50,34 @@ class OpenFile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Frames of one file that lie one behind the other.
+    """Frames of one file that lie one behind the other, or nearly.
 
     Attributes:
         file: The file.
         start: First byte of the first frame.
-        end: Byte after the last frame.
-        frames: Page number, start relative to `start`, and size of each.
+        pgnos: Page number of each, ascending.
+        starts: Where each begins, relative to `start`.
+        sizes: Bytes of each.
     """
 
     file: OpenFile
     start: int
-    end: int
-    frames: tuple[tuple[int, int, int], ...]
+    pgnos: Sequence[int]
+    starts: Sequence[int]
+    sizes: Sequence[int]
 
-    def cut(self, count: int) -> "Run":
-        """Return the first frames, at least one."""
-        if count >= len(self.frames):
+    @property
+    def end(self) -> int:
+        """Byte after the last frame."""
+        return self.start + self.starts[-1] + self.sizes[-1]
+
+    def cut(self, start: int, stop: int) -> "Run":
+        """Return frames `[start, stop)` of it, at least one."""
+        if start == 0 and stop >= len(self.pgnos):
             return self
-        frames = self.frames[: max(1, count)]
-        _, start, size = frames[-1]
-        return Run(self.file, self.start, self.start + start + size, frames)
+        shift = self.starts[start]
+        starts = [each - shift for each in self.starts[start:stop]]
+        return Run(self.file, self.start + shift, self.pgnos[start:stop], starts, self.sizes[start:stop])
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,17 +279,14 @@ class View:
         if place == len(index) or index.pgnos[place] != pgno:
             raise FileError(file.file, CorruptError(f"the page index does not say where page {pgno} is"))
         count = min(max_pages, self.commit + 1 - pgno, len(index) - place)
-        stop = pgno + _without_gap(index.pgnos, place, count)
+        stop = pgno + count_ascending(index.pgnos, place, count)
         for each in self.layers[: layer + 1]:
             stop = each.same(pgno, stop)
         offsets, sizes = index.frames(place, place + stop - pgno)
         start = offsets[0]
-        ends = list(map(add, offsets, sizes))
-        count = max(1, bisect_right(ends, start + max_size))
-        frames = tuple(
-            zip(range(pgno, pgno + count), (each - start for each in offsets), sizes, strict=False)
-        )
-        return Run(file, start, ends[count - 1], frames)
+        count = max(1, bisect_right(list(map(add, offsets, sizes)), start + max_size))
+        starts = [each - start for each in offsets[:count]]
+        return Run(file, start, range(pgno, pgno + count), starts, sizes[:count])
 
     def doubts(self, pgno: int) -> list[Doubt]:
         """Return what must be looked at before a page is known to lie in no newer file than it was found in.
@@ -331,14 +335,6 @@ class View:
                 return layer.owned(pgnos, file)
             pgnos = layer.without(pgnos)
         return pgnos[:0]
-
-
-def _without_gap(pgnos: Sequence[int], place: int, count: int) -> int:
-    """Return how many of some ascending numbers, from a place on, each follow the one before by one."""
-    first = pgnos[place]
-    if pgnos[place + count - 1] - first == count - 1:
-        return count
-    return bisect_right(range(count), 0, key=lambda each: pgnos[place + each] - first - each)
 
 
 def _doubt(file: OpenFile, index: PageIndex, place: int) -> Doubt:

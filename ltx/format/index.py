@@ -5,7 +5,8 @@ numpy decodes long ones. It takes longer to load than a shorter one takes withou
 
 import sys
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import add, eq, lt, sub
@@ -15,7 +16,7 @@ from ltx.format.decoder import TRAILER_SIZE
 from ltx.format.frame import FRAME_HEAD, TERMINATOR
 from ltx.format.header import HEADER_SIZE
 
-__all__ = ["PageIndex", "Part", "index_range", "read_part"]
+__all__ = ["PageIndex", "Part", "count_ascending", "index_range", "read_part"]
 
 _MOST_BYTES = 9
 """Of a number: 63 bits are more than any offset can need."""
@@ -185,6 +186,14 @@ def index_range(tail: bytes, file_size: int) -> tuple[int, int]:
     if not 1 <= size <= end - 8 - HEADER_SIZE - len(TERMINATOR):
         raise CorruptError(f"a page index of {size} bytes in a file of {file_size}", offset=end - 8)
     return end - 8 - size, end
+
+
+def count_ascending(pgnos: Sequence[int], place: int, count: int) -> int:
+    """Return how many of `count` ascending numbers, from a place on, each follow the one before by one."""
+    first = pgnos[place]
+    if pgnos[place + count - 1] - first == count - 1:
+        return count
+    return bisect_right(range(count), 0, key=lambda each: pgnos[place + each] - first - each)
 
 
 def _fit(pgnos: "array[int]", offsets: "array[int]", sizes: "array[int]") -> bool:

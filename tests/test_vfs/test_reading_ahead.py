@@ -1,5 +1,6 @@
 """What is read before it is asked for: how many requests and bytes queries take, and that nothing else changes."""
 
+import json
 import os
 import threading
 import time
@@ -102,6 +103,34 @@ def test_a_full_scan_takes_one_request_a_mib_at_most_and_hardly_a_byte_too_many(
     reader.db.execute("PRAGMA shrink_memory")
     both(reader, source, COUNT)
     assert len(reader.gets) == before
+
+
+def test_a_scan_of_a_far_storage_takes_as_few_requests_and_soon_hardly_waits(
+    reader: Reader, source: Origin
+) -> None:
+    """What is known of the tree ends again and again, until the next interior page is there: it came with the rest."""
+    with delays(reader.hooks, 0.02):
+        both(reader, source, COUNT)
+        reader.quiet()
+    assert len(reader.gets) <= leaves(source, COUNT) * 4110 / MIB
+    waits = json.loads(str(reader.db.pragma("litestream_stats")))["cache_misses"]
+    assert waits <= 24, "a few until it is known that it is a scan, then one for some megabytes at most"
+
+
+@pytest.mark.parametrize("cache_size", [9 * MIB, 12 * MIB, 16 * MIB])
+def test_scans_of_more_than_the_cache_holds_never_fall_back_to_page_by_page(
+    cache_size: int, source: Origin
+) -> None:
+    """What was there when it was asked for ahead stays until it is wanted."""
+    reader = Reader(source.url, cache_size=cache_size)
+    with closing(reader.db):
+        for _ in range(4):
+            reader.hooks.log.clear()
+            reader.db.execute("PRAGMA shrink_memory")
+            both(reader, source, COUNT)
+            reader.quiet()
+            assert len(reader.gets) <= 2 * leaves(source, COUNT) * 4110 / MIB
+    reader.hooks.clear()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Sequence
+from typing import NewType
 
-__all__ = ["Arena", "Place", "Segment"]
+__all__ = ["Arena", "Place", "Segment", "segment_of"]
 
 _SEGMENTS = 32
 """At most, about; a client can know 64."""
@@ -27,12 +27,13 @@ class Segment:
         number: Of this segment alone, for as long as the arena lives.
         fd: What a client maps.
         size: Bytes.
+        page_size: Bytes of each page in it.
         room: Bytes that are left.
         keys: What is in it.
     """
 
-    def __init__(self, number: int, size: int) -> None:
-        self.number, self.size = number, size
+    def __init__(self, number: int, size: int, page_size: int) -> None:
+        self.number, self.size, self.page_size = number, size, page_size
         self.room = size
         self.keys: list[Hashable] = []
         self.fd = _memory(size)
@@ -53,11 +54,15 @@ class Segment:
         return start
 
 
-class Place(NamedTuple):
-    """Where a page lies. Whoever holds this keeps the segment."""
+Place = NewType("Place", int)
+"""Where a page lies: a segment's number and an offset in one, as a client is told."""
 
-    segment: Segment
-    offset: int
+_OFFSET_BITS = 32
+
+
+def segment_of(place: Place) -> int:
+    """Return the number of the segment that a page lies in."""
+    return place >> _OFFSET_BITS
 
 
 class Arena:
@@ -83,35 +88,59 @@ class Arena:
         """Return where a page lies, or None."""
         return self._places.get(key)
 
-    def put(self, pages: Sequence[tuple[Hashable, bytes]]) -> list[Place]:
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._places
+
+    def read(self, key: Hashable) -> bytes | None:
+        """Return a page, or None."""
+        place = self._places.get(key)
+        segment = None if place is None else self._segments.get(segment_of(place))
+        if place is None or segment is None:
+            return None
+        return os.pread(segment.fd, segment.page_size, place & (1 << _OFFSET_BITS) - 1)
+
+    def beginning(self, keys: Iterable[Hashable]) -> list[Place]:
+        """Return where the first of some pages lie, up to one that is not here."""
+        found: list[Place] = []
+        places = self._places
+        for key in keys:
+            place = places.get(key)
+            if place is None:
+                break
+            found.append(place)
+        return found
+
+    def put(self, keys: Sequence[Hashable], pages: Sequence[bytes]) -> list[Place]:
         """Keep pages of one size, and return where they lie."""
         with self._lock:
-            found = {key: place for key, _ in pages if (place := self._places.get(key)) is not None}
-            new = [each for each in pages if each[0] not in found]
+            found = {key: place for key in keys if (place := self._places.get(key)) is not None}
+            new = [each for each in zip(keys, pages, strict=True) if each[0] not in found]
             while new:
                 size, segment = len(new[0][1]), self._last
-                if segment is None or segment.room < size:
-                    segment = self._next()
+                if segment is None or segment.room < size or segment.page_size != size:
+                    segment = self._next(size)
                 count = min(segment.room // size, _MOST_AT_ONCE)
-                start = segment.append([data for _, data in new[:count]])
-                put = {key: Place(segment, start + at * size) for at, (key, _) in enumerate(new[:count])}
+                put = [key for key, _ in new[:count]]
+                start = segment.append([page for _, page in new[:count]])
+                first = segment.number << _OFFSET_BITS | start
                 segment.keys += put
-                self._places.update(put)
-                found.update(put)
+                places = dict(zip(put, map(Place, itertools.count(first, size)), strict=False))
+                self._places.update(places)
+                found.update(places)
                 new = new[count:]
-            return [found[key] for key, _ in pages]
+            return [found[key] for key in keys]
 
-    def is_kept(self, number: int) -> bool:
-        """Whether a segment is still in use here."""
-        return number in self._segments
+    def segment(self, number: int) -> Segment | None:
+        """Return a segment that is still in use here."""
+        return self._segments.get(number)
 
-    def _next(self) -> Segment:
+    def _next(self, page_size: int) -> Segment:
         while len(self._segments) >= self._most:
             _, oldest = self._segments.popitem(last=False)
             for key in oldest.keys:
                 del self._places[key]
         number = next(self._numbers)
-        segment = self._segments[number] = self._last = Segment(number, self._segment_size)
+        segment = self._segments[number] = self._last = Segment(number, self._segment_size, page_size)
         return segment
 
 

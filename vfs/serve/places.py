@@ -1,25 +1,23 @@
 """Where the pages of a replica lie in shared memory, and how they come there before a client asks for them."""
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 from ltx import CorruptError
 from ltx.format.frame import decode_frame
 from ltx.replica.apply import FileError
-from vfs.btree import INDEX_LEAF
-from vfs.cache import PageKey
+from vfs.cache import Frame, PageKey, page_key, page_number
 from vfs.file import ReplicaFile
 from vfs.runs import RUN_SIZE
-from vfs.serve.arena import Arena, Place
+from vfs.serve.arena import Place
+from vfs.serve.shared_cache import SharedCache
 
 __all__ = ["Places", "Scan"]
 
-_READ_HERE = (2, 5, INDEX_LEAF)
-"""First bytes of pages that tell what will be wanted next: interior pages, and what names rows."""
-
-_AT_ONCE = 64
-"""Pages that are decoded before they are put into the shared memory."""
+_AT_ONCE = 128
+"""Pages that are looked for together."""
 
 
 @dataclass(slots=True)
@@ -40,36 +38,41 @@ class Places:
 
     Args:
         file: What the client opened.
-        arena: Memory that is shared with all clients of the replica.
+        cache: That of its source.
     """
 
-    def __init__(self, file: ReplicaFile, arena: Arena) -> None:
+    def __init__(self, file: ReplicaFile, cache: SharedCache) -> None:
         self._file = file
-        self._arena = arena
-        self._cache = file.source.cache
+        self._cache = cache
+        self._arena = cache.arena
 
     def one(self, pgno: int) -> Place:
         """Return where a page lies; it is fetched where it is nowhere yet."""
         place = next(iter(self.at_hand(pgno, 1)), None)
         if place is None:
             page = self._file.page(pgno)
-            [place] = self._arena.put([(self._key(pgno) or object(), page)])
+            key = self._own_key(pgno) or self._file.source.located(self._file.view, pgno) or object()
+            [place] = self._arena.put([key], [page])
         return place
 
     def at_hand(self, first: int, most: int) -> list[Place]:
         """Return where pages lie from `first` on, as far as that takes no request to the storage.
 
-        What was read ahead is decoded only now: what turns out to be damaged is told when it is asked for.
+        What was read ahead and not decoded yet is decoded now: what turns out to be damaged is told when it is asked for.
         """
         places: list[Place] = []
         end = min(first + most, self._file.view.commit + 1)
         while first < end:
-            count = min(_AT_ONCE, end - first)
-            some = self._some_at_hand(first, first + count)
+            own = self._own_key(first)
+            if own is not None:
+                some, count = self._arena.beginning([own]), 1
+            else:
+                keys = self._keys(first, min(first + _AT_ONCE, end))
+                some, count = self._brought(keys), len(keys)
             places += some
-            first += count
-            if len(some) < count:
+            if not count or len(some) < count:
                 break
+            first += count
         return places
 
     def ask_ahead(self, scan: Scan, first: int) -> None:
@@ -81,79 +84,65 @@ class Places:
         count = min(scan.window, pages.most_ahead_size // view.page_size)
         end = min(first + count, view.commit + 1)
         least = count // 2 if end <= view.commit else 1
-        key = next(self._keys(first, end), None)
-        is_there = key is not None and (self._arena.find(key) is not None or pages.has(view, first))
-        if not is_there or not first <= scan.asked_up_to <= end:
+        if not pages.has(view, first) or not first <= scan.asked_up_to <= end:
             scan.asked_up_to = first
         if end - scan.asked_up_to >= max(1, least):
             begin, scan.asked_up_to = scan.asked_up_to, end
-            known = [self._arena.find(key) is not None for key in self._keys(begin, end)]
-            lacking = [begin + at for at, is_known in enumerate(known) if not is_known]
-            pages.start(view, [*lacking, *range(begin + len(known), end)], self._file.meter)
+            pages.start(view, range(begin, end), self._file.meter)
 
-    def _some_at_hand(self, first: int, end: int) -> list[Place]:
-        found: list[Place | None] = []
-        new: list[tuple[PageKey, bytes]] = []
-        for key in self._keys(first, end):
-            place = self._arena.find(key)
-            if place is None:
-                page = self._decoded(key)
+    def _brought(self, keys: Sequence[PageKey]) -> list[Place]:
+        """Return where the first of some pages of one file lie, up to one that is not here. Frames are decoded."""
+        places = self._arena.beginning(keys)
+        while len(places) < len(keys):
+            decoded = self._decoded(keys[len(places) :])
+            if not decoded:
+                break
+            self._cache.replace_all(decoded)
+            places += self._arena.beginning(keys[len(places) :])
+        return places
+
+    def _decoded(self, keys: Sequence[PageKey]) -> dict[PageKey, bytes]:
+        """Return those of some pages whose frames are here and right, up to one of which nothing is here."""
+        decoded: dict[PageKey, bytes] = {}
+        page_size = self._file.view.page_size
+        with suppress(CorruptError):  # whoever reads the page learns of it
+            for key in keys:
+                page = self._cache.get(key)
                 if page is None:
                     break
-                new.append((key, page))
-            found.append(place)
-        brought = iter(self._arena.put(new))
-        for key, page in new:
-            if page[0] in _READ_HERE:
-                self._cache.replace(key, page)
-            else:
-                self._cache.drop(key)
-        return [place or next(brought) for place in found]
+                decoded[key] = (
+                    decode_frame(page, page_number(key), page_size) if type(page) is Frame else page
+                )
+        return decoded
 
-    def _decoded(self, key: PageKey) -> bytes | None:
-        """Return a page if it is in the cache and right."""
-        number, pgno = key
-        if number <= 0:  # page 1 is not what is kept
-            return None
-        page = self._cache.get(key)
-        if page is None or type(page) is bytes:
-            return page
-        with suppress(CorruptError):
-            return decode_frame(page, pgno, self._file.view.page_size)
-        return None
-
-    def _key(self, pgno: int) -> PageKey | None:
-        """Return what a page is known by, if finding it takes no request."""
+    def _own_key(self, pgno: int) -> Hashable | None:
+        """Return what a page is known by that is in no file as it is seen."""
         view = self._file.view
-        if pgno == view.lock_page:
-            return 0, pgno
         if pgno == 1:  # it says which TXID is seen, and how many pages there are
-            return -1 - view.lineage, view.txid
-        return self._file.source.located(view, pgno)
+            return "page 1", view.lineage, view.txid
+        return "lock page" if pgno == view.lock_page else None
 
-    def _keys(self, first: int, end: int) -> Iterator[PageKey]:
-        """Yield what pages from `first` to before `end` are known by, as far as that takes no request."""
+    def _keys(self, first: int, end: int) -> Sequence[PageKey]:
+        """Return what pages from `first` on are known by, up to `end`, as far as they lie in one file.
+
+        None where it takes a request to know.
+        """
         view = self._file.view
-        lock_page = view.lock_page
-        is_decided = not view.searched_increments
+        if first < view.lock_page < end:
+            end = view.lock_page
         with suppress(CorruptError, FileError):  # whoever reads the page learns of it
-            while first < end:
-                if is_decided and 1 < first != lock_page:
-                    file, stop = view.span(first, lock_page if first < lock_page < end else end)
-                    for pgno in range(first, stop):
-                        if not view.trusts(pgno) and view.doubts(pgno):
-                            return
-                        yield file.number, pgno
-                    first = stop
-                    continue
-                key = self._key(first)
-                if key is None:
-                    return
-                yield key
-                first += 1
-                if not is_decided and key[0] > 0:  # frames that lie one behind the other are found at once
-                    for pgno, _, _ in view.run_at(first - 1, end - first + 1, RUN_SIZE).frames[1:]:
-                        if view.doubts(pgno):
-                            return
-                        yield key[0], pgno
-                        first = pgno + 1
+            if not view.searched_increments:
+                file, stop = view.span(first, end)
+            elif self._file.source.located(view, first) is not None:
+                run = view.run_at(first, end - first, RUN_SIZE)
+                file, stop = run.file, first + len(run.pgnos)
+            else:
+                return ()
+            if view.unverified:
+                doubtful = (
+                    pgno for pgno in range(first, stop) if not view.trusts(pgno) and view.doubts(pgno)
+                )
+                stop = next(doubtful, stop)
+            keys = range(page_key(file.number, first), page_key(file.number, stop))
+            return cast("Sequence[PageKey]", keys)
+        return ()

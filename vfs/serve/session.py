@@ -3,10 +3,10 @@
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import apsw
 
@@ -14,11 +14,12 @@ from vfs.disk_cache import DIR_VARIABLE
 from vfs.errors import coded
 from vfs.file import ReplicaFile
 from vfs.hydration_place import PATH_VARIABLE
-from vfs.serve.arena import Arena, Place, Segment
+from vfs.serve.arena import Arena, Place, Segment, segment_of
 from vfs.serve.places import Places, Scan
 from vfs.serve.protocol import Operation, Reader, error_reply, frame, numbers, state
-from vfs.source import DEFAULT_CACHE_SIZE, Source
-from vfs.sqlite import number, open_file
+from vfs.serve.shared_cache import SharedCache
+from vfs.source import Source
+from vfs.sqlite import open_file
 
 __all__ = ["Session"]
 
@@ -34,13 +35,6 @@ _SKIPPED = 4
 _LONG_WINDOW = 4 * _FIRST_PLACES
 """From which on a scan goes on while its client is busy; a look at a few pages needs nothing ahead."""
 
-_AT_ONCE = 128
-"""Pages that are prepared between two looks whether the client asks for something."""
-
-_ARENA_SHARE = 0.75
-"""Of `cache_size`; the rest keeps what was read ahead until a client wants it."""
-
-_arenas: WeakKeyDictionary[Source, Arena] = WeakKeyDictionary()
 _kept: list[Source] = []
 
 
@@ -104,12 +98,10 @@ class Session:
         if txid:
             parameters.pop("at", None)
             parameters["txid"] = f"{txid:016x}"
-        size = int(number(parameters, "cache_size", DEFAULT_CACHE_SIZE))
-        shared = int(size * _ARENA_SHARE)
-        parameters["cache_size"] = str(size - shared)
-        self._file = open_file(label, parameters, self._is_called_off)
-        self._arena = _arenas.setdefault(self._file.source, Arena(shared))
-        self._placed = Places(self._file, self._arena)
+        self._file = open_file(label, parameters, self._is_called_off, SharedCache)
+        cache = self._file.source.cache
+        assert isinstance(cache, SharedCache)
+        self._arena, self._placed = cache.arena, Places(self._file, cache)
         _kept[:] = [self._file.source]  # whoever comes next finds its pages
         return state(self._file), []
 
@@ -139,32 +131,32 @@ class Session:
         return self._tell(first, found)
 
     def _prepare(self) -> None:
-        """Bring the pages that follow to where the client finds them, until it asks for something."""
+        """Have the pages read that follow, while the client is busy with those that it was told of."""
         first, scan = next(reversed(self._scans.items()))
-        done = 0
-        with suppress(Exception):  # whoever asks for a page is told what is wrong with it
-            if scan.window >= _LONG_WINDOW:
+        if scan.window >= _LONG_WINDOW:
+            with suppress(Exception):  # whoever asks for a page is told what is wrong with it
                 self._placed.ask_ahead(scan, first)
-                while done < scan.window and not self._is_called_off():
-                    there = len(self._placed.at_hand(first + done, _AT_ONCE))
-                    done += there if there == _AT_ONCE else scan.window
 
-    def _tell(self, first: int, places: list[Place]) -> tuple[bytes, list[int]]:
+    def _tell(self, first: int, places: Sequence[Place]) -> tuple[bytes, list[int]]:
         """Tell where pages lie, and which segments are new to the client, or used no more."""
-        gone = [each for each in self._known if not self._arena.is_kept(each)]
+        gone = [each for each in self._known if self._arena.segment(each) is None]
         for each in gone:
             del self._known[each]
-        new: dict[int, Segment] = {}
-        for segment, _ in places:
-            if segment.number not in self._known:
-                new[segment.number] = segment
-        self._known.update(new)
+        new: list[Segment] = []
+        for each in dict.fromkeys(map(segment_of, places)):
+            if each in self._known:
+                continue
+            segment = self._arena.segment(each)
+            if segment is None:  # others filled the memory just now: the client asks again for what was there
+                places = [*takewhile(lambda place: segment_of(place) != each, places)]  # noqa: B023
+                break
+            new.append(segment)
+            self._known[each] = segment
         words = [len(gone), *gone, len(new)]
-        for segment in new.values():
+        for segment in new:
             words += [segment.number, segment.size]
         words += [first, len(places)]
-        told = [segment.number << 32 | offset for segment, offset in places]
-        return numbers("I", words) + numbers("Q", told), [segment.fd for segment in new.values()]
+        return numbers("I", words) + numbers("Q", places), [segment.fd for segment in new]
 
     @property
     def _opened(self) -> ReplicaFile:
