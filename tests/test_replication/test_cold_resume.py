@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import apsw
@@ -210,8 +211,7 @@ def vacuum(db: apsw.Connection) -> None:
     db.execute("DELETE FROM t WHERE id % 3 = 1; VACUUM")
 
 
-CASES = [(False, happening, work) for happening in HAPPENINGS for work in (append, update, vacuum)]
-CASES += [(True, happening, update) for happening in HAPPENINGS]
+CASES = list(product((False, True), HAPPENINGS, (append, update, vacuum)))
 
 
 @pytest.mark.parametrize(
