@@ -15,6 +15,7 @@ import pytest
 
 from ltx import Replica
 from ltx.replica.compaction import compact
+from ltx.replica.plan import reach_of
 from ltx.replication.database import Database, Settings
 from tests.support.databases import connected, fill, image, make
 
@@ -27,6 +28,8 @@ class Place:
 
     folder: Path
     before: dict[str, bytes] = field(default_factory=dict)
+    published: dict[int, bytes] = field(default_factory=dict)
+    """What the database was at the TXIDs on the way."""
 
     @property
     def path(self) -> Path:
@@ -68,15 +71,21 @@ class Place:
                 for _ in range(4):  # a replica that lost files is given a snapshot at the next look
                     database.sync()
                     if database.uploaders[0].push():
+                        self.published[database.line.txid] = image(self.path)
                         return database.line.txid
                 raise AssertionError(database.status)
             finally:
                 database.close()
 
     def check(self) -> None:
+        """Hold the newest state to the database, and each other that can be restored to what was there then."""
+        output = self.folder / "out.db"
         with Replica.open(self.url) as replica:
-            replica.restore(self.folder / "out.db", force=True)
-        assert (self.folder / "out.db").read_bytes() == image(self.path)
+            replica.restore(output, force=True)
+            assert output.read_bytes() == image(self.path)
+            for txid in self.published.keys() & set(reach_of(replica.files()).txids):
+                replica.restore(output, txid=txid, force=True)
+                assert output.read_bytes() == self.published[txid], txid
 
 
 def nothing(place: Place, db: apsw.Connection) -> None:
