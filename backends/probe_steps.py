@@ -187,10 +187,10 @@ def _atomic(place: Place) -> str:
         while not done.is_set():
             try:
                 count += place.backend.get(key) not in versions
-            except NotFoundError:
-                count += 1
             except UnavailableError:
                 continue
+            except BackendError:  # it was not there, or the server got into a muddle with its two versions
+                count += 1
         return count
 
     with ThreadPoolExecutor(2) as pool:
