@@ -1,7 +1,7 @@
 """The crash matrix: `ltx.replication` killed, or out of disk, at every step of one scenario, and held to its promises.
 
-`python -m bench.crashes` takes each step; with `--sample 20 --seed 7` it takes 20 of each kind. The promises and the
-scenario are in `tests/support/crashing.py`.
+`python -m bench.crashes` takes each step, as the tests do with a seed of their own; with `--sample 20 --seed 7` it takes 20 of
+each kind. The promises and the scenario are in `tests/support/crashing.py`.
 """
 
 import argparse
