@@ -6,8 +6,10 @@ service checks the signature by the header that it gets.
 
 import asyncio
 import contextlib
+import math
 import multiprocessing
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import Synchronized
@@ -42,8 +44,14 @@ class Delaying:
 
 
 @contextlib.contextmanager
-def delaying(endpoint: str, seconds: float) -> Iterator[Delaying]:
-    """Start a forwarder to an HTTP service, in a process of its own; each request waits so long, at the same time."""
+def delaying(endpoint: str, seconds: float, bytes_per_s: float = math.inf) -> Iterator[Delaying]:
+    """Start a forwarder to an HTTP service, in a process of its own.
+
+    Args:
+        endpoint: The service.
+        seconds: How long each request waits, all at the same time.
+        bytes_per_s: What the line has room for; all answers share it.
+    """
     context = multiprocessing.get_context("spawn")
     requests, received = context.Value("q", 0), context.Value("q", 0)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
@@ -51,7 +59,7 @@ def delaying(endpoint: str, seconds: float) -> Iterator[Delaying]:
         assert address.hostname
         target = (address.hostname, address.port or 80)
         process = context.Process(
-            target=_serve, args=(listener, target, seconds, requests, received), daemon=True
+            target=_serve, args=(listener, target, seconds, bytes_per_s, requests, received), daemon=True
         )
         process.start()
         try:
@@ -65,9 +73,12 @@ def _serve(
     listener: socket.socket,
     target: tuple[str, int],
     seconds: float,
+    bytes_per_s: float,
     requests: "Synchronized[int]",
     received: "Synchronized[int]",
 ) -> None:
+    line_is_free = 0.0
+
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection(*target)
@@ -89,11 +100,15 @@ def _serve(
                 far_writer.write_eof()
 
         async def down() -> None:
-            nonlocal answered
+            nonlocal answered, line_is_free
             with contextlib.suppress(OSError):
                 while piece := await far_reader.read(_PIECE):
                     answered = True
                     received.value += len(piece)
+                    now = time.monotonic()
+                    line_is_free = max(now, line_is_free) + len(piece) / bytes_per_s
+                    if line_is_free > now:
+                        await asyncio.sleep(line_is_free - now)
                     writer.write(piece)
                     await writer.drain()
             writer.close()
