@@ -113,17 +113,19 @@ class _Following:
         txid: Its own TXID.
         is_known: Whether the table of page hashes has what is on the replica.
         identity: Who we are.
-        theirs: Who wrote to the replica last, where that may have been somebody else.
+        names_somebody: Whether the replica says who wrote to it last.
+        theirs: Who that was, where it may have been somebody else.
     """
 
     txid: TXID
     is_known: bool
     identity: Identity
+    names_somebody: bool
     theirs: Writer | None
 
     def name_us(self, replica: Replica) -> None:
-        """Let the replica name us as its writer, where it names another one: that one would take us for itself."""
-        if self.theirs and not self.identity.wrote(self.theirs):
+        """Let the replica name us as its writer, where it names nobody, or another one: that one would take us for itself."""
+        if not self.names_somebody or (self.theirs and not self.identity.wrote(self.theirs)):
             self.identity.settle(self.theirs)
             name_writer(replica.backend, self.identity.writer())
 
@@ -135,15 +137,16 @@ def _following(path: Path, replica: Replica, table_path: Path, *, adopt: bool) -
     published = published_txid(table_path)
     identity = Identity(path, table_path.parent)
     identity.read()
-    theirs = read_writer(replica.backend) if replica.has_lineage and newest > published else None
+    names_somebody, is_ahead = replica.has_lineage, newest > published
+    theirs = read_writer(replica.backend) if names_somebody and is_ahead else None
     stranger = False
-    if theirs is not None and not adopt:  # before anything is remembered of what is there
+    if is_ahead and not adopt:  # before anything is remembered of what is there
         stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
     # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
     known = published <= newest and ensure_table(table_path, replica, files, newest)
     if stranger:
         _check_kinship(identity, replica.url, table_path)
-    return _Following(TXID(1 + max(newest, published)), known, identity, theirs)
+    return _Following(TXID(1 + max(newest, published)), known, identity, names_somebody, theirs)
 
 
 def _publish(

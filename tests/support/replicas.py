@@ -11,6 +11,7 @@ from backends import Backend
 from backends.local import LocalBackend
 from ltx import Published, Replica, replicate_once
 from ltx.format import Decoder
+from ltx.replica.layout import LINEAGE_KEY
 from tests.support.databases import image, sealed
 from tests.support.ltxfiles import lock_page
 
@@ -50,16 +51,17 @@ class Case:
 
     @property
     def sidecar(self) -> Path:
-        [path] = self.state.iterdir()
+        [path] = (path for path in self.state.glob("pages-*") if path.suffix != ".tmp")
         return path
 
     def replica(self, backend: Backend | None = None) -> Replica:
         return Replica(backend or LocalBackend(self.root))
 
     def keys(self) -> list[str]:
-        """Every file below the replica's root, temporary ones too."""
+        """Every file below the replica's root but the writer's name, temporary ones too."""
         found = self.root.rglob("*")
-        return sorted(str(path.relative_to(self.root)) for path in found if path.is_file())
+        keys = (str(path.relative_to(self.root)) for path in found if path.is_file())
+        return sorted(key for key in keys if key != LINEAGE_KEY)
 
     def run(self, backend: Backend | None = None) -> Published | None:
         """Replicate, and check the file that was published; the source must not change meanwhile."""

@@ -21,7 +21,7 @@ def test_each_run_publishes_what_changed(cli: LTX, database: Path) -> None:
 
 def test_stats_count_what_was_sent(cli: LTX, database: Path) -> None:
     found = cli("replicate", "--once", "app.db", "replica", "--stats")
-    size = sum(file.stat().st_size for file in Path("replica").rglob("*.ltx"))
+    size = sum(file.stat().st_size for file in Path("replica").rglob("*.*"))
     assert found.err.endswith(f", {size} sent\n")
 
 

@@ -144,3 +144,32 @@ def test_once_does_not_write_over_what_another_one_wrote_last_either(first: Site
         with pytest.raises(ConflictError, match="--adopt"):
             replicate_once(second.path, replica)
     second.refused(str(first.path))
+
+
+def test_once_names_its_writer_so_that_another_database_is_refused(tmp_path: Path) -> None:
+    users, orders = (make(tmp_path / name, page_size=512, rows=60) for name in ("users.db", "orders.db"))
+    with Replica.open(str(tmp_path / "replica")) as replica:
+        assert replicate_once(users, replica)
+        assert json.loads((tmp_path / "replica" / "lineage.json").read_text())["path"] == str(users)
+        for _ in range(2):
+            with pytest.raises(ConflictError, match=r"users\.db, up to TXID"):
+                replicate_once(orders, replica)
+        with connected(users) as db:
+            fill(db, 3)
+        assert replicate_once(users, replica)
+    assert restored(str(tmp_path / "replica"), tmp_path / "out") == image(users)
+
+
+def test_once_compares_with_a_replica_that_names_nobody(tmp_path: Path) -> None:
+    """As the real Litestream leaves it: the same database goes on, another one does not."""
+    users, orders = (make(tmp_path / name, page_size=512, rows=60) for name in ("users.db", "orders.db"))
+    with Replica.open(str(tmp_path / "replica")) as replica:
+        assert replicate_once(users, replica)
+        (tmp_path / "replica" / "lineage.json").unlink()
+        shutil.rmtree(tmp_path / ".users.db-litestream")
+        with pytest.raises(ConflictError, match="holds another database"):
+            replicate_once(orders, replica)
+        with connected(users) as db:
+            fill(db, 3)
+        assert replicate_once(users, replica)
+    assert restored(str(tmp_path / "replica"), tmp_path / "out") == image(users)

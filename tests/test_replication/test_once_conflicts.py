@@ -68,7 +68,7 @@ def test_another_writer_just_before_the_put_is_a_conflict(runs_before: int, case
     state = sorted(case.state.iterdir()) if runs_before else []
     contents = [path.read_bytes() for path in state]
     backend = FaultyBackend(
-        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica()))
+        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica(), adopt=True))
     )
     with pytest.raises(ConflictError, match="somebody else") as caught:
         replicate_once(case.database, Replica(backend))
@@ -81,17 +81,21 @@ def test_another_writer_just_before_the_put_is_a_conflict(runs_before: int, case
     assert [path.read_bytes() for path in state] == contents
 
 
-def test_after_a_conflict_the_next_run_goes_on_from_what_is_there(case: Case, other: Case) -> None:
+def test_after_a_conflict_the_next_run_goes_on_from_what_is_there_if_it_is_told_to(
+    case: Case, other: Case
+) -> None:
     backend = FaultyBackend(
-        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica()))
+        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica(), adopt=True))
     )
     with pytest.raises(ConflictError):
         replicate_once(case.database, Replica(backend))
-    case.known = other.database.read_bytes()
-    done = case.run()
+    with pytest.raises(ConflictError, match="--adopt"):
+        replicate_once(case.database, case.replica())
+    assert case.restored() == other.database.read_bytes()
+    done = replicate_once(case.database, case.replica(), adopt=True)
     assert done
     assert (done.level, done.txid) == (0, 2)
-    case.check_sealed()
+    assert case.restored() == case.database.read_bytes()
 
 
 def test_a_conflict_over_a_snapshot_is_one_too(case: Case, other: Case) -> None:
@@ -101,7 +105,7 @@ def test_a_conflict_over_a_snapshot_is_one_too(case: Case, other: Case) -> None:
     (case.root / case.published[0].key).unlink()
     case.sidecar.unlink()
     backend = FaultyBackend(
-        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica()))
+        LocalBackend(case.root), let_in(lambda: replicate_once(other.database, case.replica(), adopt=True))
     )
     with pytest.raises(ConflictError) as caught:
         replicate_once(case.database, Replica(backend))
