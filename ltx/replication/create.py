@@ -15,6 +15,9 @@ def create_object(
 ) -> None:
     """Create the object, or find that a try of our own created it.
 
+    Where the storage keeps no second writer out, it is looked at before and after: of two that write at the same moment
+    the first one finds the other's object.
+
     Raises:
         ConflictError: Somebody else's object is there.
     """
@@ -25,6 +28,8 @@ def create_object(
             raise AlreadyExistsError(f"{key} exists", key=key)
         staged.seek(0)
         backend.put(key, staged, if_absent=exclusive, timestamp_ms=timestamp_ms)
+        if not exclusive and checksum_at(replica, key) != file_checksum:
+            raise AlreadyExistsError(f"{key} was written over", key=key)
     except AlreadyExistsError as error:
         if checksum_at(replica, key) == file_checksum:
             return

@@ -90,7 +90,9 @@ class Database:
         self.folder = settings.folder or meta_folder(self.path)
         self.line = Line(self.folder, self.folder / table_path_of(self.path, replicas[0].url).name)
         self._identity = Identity(self.path, self.folder)
-        self.uploaders = [Uploader(replica, self.line, self._identity) for replica in replicas]
+        self.uploaders = [
+            Uploader(replica, self.line, self._identity, adopt=settings.adopt) for replica in replicas
+        ]
         self.error: Exception | None = None
         self.compared = 0
         self._opened = self._closed = False

@@ -88,9 +88,45 @@ class Identity:
         if table is None:
             return
         same = sum(table.hash_of(pgno) == page_hash(page) for pgno, page in source.pages())
-        if same * 2 < min(source.commit, table.commit):
+        self._check_likeness(same, source.commit, table, url)
+
+    def check_writer(self, theirs: Writer, url: str, txid: int) -> None:
+        """Refuse to go on with a replica of whose transactions nothing is known here, unless we wrote them.
+
+        Args:
+            theirs: Who wrote to the replica last.
+            url: The replica.
+            txid: Its last transaction; here there are more.
+
+        Raises:
+            ConflictError: Somebody else wrote there.
+        """
+        if not (self.wrote(theirs) or (self.is_of(theirs) and txid <= self.restored_txid)):
             raise ConflictError(
-                f"{url} holds another database than {self.path}: of {source.commit} pages {same} are the same; "
+                f"{url} was written to by {theirs}, up to TXID {format_txid(txid)}, and nothing tells that "
+                f"{self.path} has it: check the URL, or go on with it all the same (--adopt)"
+            )
+
+    def check_table(self, ours: PageTable | None, theirs: PageTable | None, url: str) -> None:
+        """Refuse to go on with a replica that names nobody, and has little in common with what is known of the database.
+
+        Args:
+            ours: What is known of the database; None for nothing.
+            theirs: What the replica has; None where nothing can be restored from it.
+            url: The replica.
+
+        Raises:
+            ConflictError: Fewer than half of the pages are equal.
+        """
+        if ours is None or theirs is None:
+            return
+        same = sum(ours.hash_of(pgno) == theirs.hash_of(pgno) for pgno in range(1, ours.commit + 1))
+        self._check_likeness(same, ours.commit, theirs, url)
+
+    def _check_likeness(self, same: int, commit: int, theirs: PageTable, url: str) -> None:
+        if same * 2 < min(commit, theirs.commit):
+            raise ConflictError(
+                f"{url} holds another database than {self.path}: of {commit} pages {same} are the same; "
                 "check the URL, or go on with it all the same (--adopt)"
             )
 

@@ -1,23 +1,25 @@
 """From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from backends import AlreadyExistsError, BackendError
+from backends import AlreadyExistsError, BackendError, NotFoundError
 from ltx.errors import ConflictError
 from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
 from ltx.replica.lineage import Writer, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replica.retention import Verified
-from ltx.replication.baseline import checksum_at
+from ltx.replication.baseline import checksum_at, ensure_table
 from ltx.replication.create import create_object
 from ltx.replication.failures import describe
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line, StagedFile
+from ltx.replication.table import open_table
 
 __all__ = ["Uploader"]
 
@@ -42,9 +44,10 @@ class Uploader:
         replica: The replica; it stays the caller's.
         line: What is to be uploaded.
         identity: Where it comes from.
+        adopt: Whether to go on with what looks like another database's.
     """
 
-    def __init__(self, replica: Replica, line: Line, identity: Identity) -> None:
+    def __init__(self, replica: Replica, line: Line, identity: Identity, *, adopt: bool = False) -> None:
         self.replica = replica
         self.txid: TXID | None = None
         self.late = False
@@ -52,8 +55,9 @@ class Uploader:
         self.upkeep_error: Exception | None = None
         self.not_before = 0.0
         self.newest_ms = 0
-        self._line, self._identity = line, identity
+        self._line, self._identity, self._adopt = line, identity, adopt
         self._pause_s = 0.0
+        self._last: tuple[str, int] | None = None
         self._announced = self._lacks = self._doubted = False
         self._heal_from: int | None = None
         self._lock = threading.Lock()
@@ -147,8 +151,28 @@ class Uploader:
                 known = True
         if txid > self._line.txid or known is False:
             raise self._conflict(f"its TXID {format_txid(txid)} is not ours")
+        if known is None and not self._adopt:
+            self._check_writer(txid)
         self._lacks = known is None or self._line.pending(txid) is None
         self.txid = txid
+
+    def _check_writer(self, txid: TXID) -> None:
+        """Refuse what somebody else wrote, where nothing here tells whether a transaction of the replica is ours.
+
+        Raises:
+            ConflictError: It is another database's.
+        """
+        theirs = self.last_writer()
+        if theirs is not None:
+            self._identity.check_writer(theirs, self.replica.url, txid)
+            return
+        aside = self._line.table_path.with_name(f"theirs-{os.urandom(6).hex()}")
+        try:
+            if ensure_table(aside, self.replica, self.replica.files(), txid):
+                with open_table(self._line.table_path) as ours, open_table(aside) as found:
+                    self._identity.check_table(ours, found, self.replica.url)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def last_writer(self) -> Writer | None:
         """Return who wrote to the replica last; None where it does not say.
@@ -194,6 +218,7 @@ class Uploader:
             self.txid, self._lacks = staged.max_txid, False
             self._healed(self._heal_from, staged)
         while files := self._line.pending(self.txid):
+            self._check_last()
             for file in files:
                 self._put(file)
                 self.txid = file.max_txid
@@ -224,11 +249,24 @@ class Uploader:
         try:
             with open(file.path, "rb") as opened:
                 create_object(self.replica, key, opened, file.checksum, file.timestamp_ms)
-            self.newest_ms = file.timestamp_ms
+            self.newest_ms, self._last = file.timestamp_ms, (key, file.checksum)
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
         if not self._announced:  # not before: only the one of two writers that got through is to be named
             self._announce()
+
+    def _check_last(self) -> None:
+        """Where a storage keeps no second writer out: see that what we put there last was not written over.
+
+        Raises:
+            ConflictError: It was.
+        """
+        if self._last is None or self.replica.backend.capabilities.put_if_absent:
+            return
+        key, checksum = self._last
+        with suppress(NotFoundError):  # pruned meanwhile
+            if checksum_at(self.replica, key) != checksum:
+                raise self._conflict(f"{key}, which we wrote, was written over by somebody else", key)
 
     def _announce(self, *, if_absent: bool = False) -> None:
         name_writer(self.replica.backend, self._identity.writer(), if_absent=if_absent)

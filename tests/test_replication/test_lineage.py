@@ -173,3 +173,81 @@ def test_once_compares_with_a_replica_that_names_nobody(tmp_path: Path) -> None:
             fill(db, 3)
         assert replicate_once(users, replica)
     assert restored(str(tmp_path / "replica"), tmp_path / "out") == image(users)
+
+
+def further(site: Site, count: int) -> None:
+    for _ in range(count):
+        site.replicate()
+
+
+def wiped_and_taken(first: Site, other: Path) -> Site:
+    """Let the first one's replica be deleted, and another database be replicated there while nobody looks."""
+    further(first, 6)
+    shutil.rmtree(first.url)
+    taker = Site(make(other, page_size=512, rows=50), first.url)
+    further(taker, 2)
+    return taker
+
+
+def test_another_database_with_fewer_transactions_than_ours_keeps_its_replica(first: Site) -> None:
+    taker = wiped_and_taken(first, first.path.parent / "other.db")
+    first.refused(str(taker.path), str(first.path))
+    first.refused(str(taker.path))
+    taker.replicate()
+    first.replicate(adopt=True)
+    taker.refused(str(first.path))
+
+
+def test_another_database_that_left_no_name_keeps_its_replica_too(first: Site) -> None:
+    """As the real Litestream would have written it."""
+    taker = wiped_and_taken(first, first.path.parent / "other.db")
+    (first.url / "lineage.json").unlink()
+    first.refused(f"{first.url} holds another database")
+    assert not list(first.state.glob("theirs-*"))
+    (first.url / "lineage.json").unlink(missing_ok=True)
+    taker.replicate()
+
+
+def test_a_second_replica_that_is_another_databases_is_refused_and_the_first_goes_on(first: Site) -> None:
+    further(first, 2)
+    folder = first.path.parent / "elsewhere"
+    folder.mkdir()
+    own = folder / "replica"
+    other = Site(make(folder / "b.db", page_size=512, rows=50), own)
+    further(other, 6)
+    before = sorted(first.url.rglob("*"))
+    with (
+        Replica.open(str(own)) as ours,
+        Replica.open(str(first.url)) as theirs,
+        closing(Database(other.path, [ours, theirs], Settings())) as database,
+    ):
+        for _ in range(3):
+            with connected(other.path) as db:
+                fill(db, 3)
+            database.sync()
+            for uploader in database.uploaders:
+                uploader.push()
+        own_uploader, refused = database.uploaders
+        assert own_uploader.error is None
+        assert isinstance(refused.error, ConflictError)
+        assert str(first.path) in str(refused.error)
+        assert refused.stopped
+    assert sorted(first.url.rglob("*")) == before
+    assert restored(str(own), folder / "out") == image(other.path)
+    first.replicate()
+
+
+def test_a_replica_of_ours_that_was_down_for_long_is_gone_on_with(first: Site) -> None:
+    """It names us, and nothing here tells any more what its newest transaction was."""
+    own = first.path.parent / "second"
+    for urls in ([first.url, own], [first.url], [first.url, own]):
+        with closing(Database(first.path, [Replica.open(str(url)) for url in urls], Settings())) as database:
+            for _ in range(4):
+                with connected(first.path) as db:
+                    fill(db, 3)
+                for _ in range(3):
+                    database.sync()
+                    for uploader in database.uploaders:
+                        uploader.push()
+            assert [uploader.error for uploader in database.uploaders] == [None] * len(urls)
+    assert restored(str(own), first.path.parent / "out") == image(first.path)

@@ -55,8 +55,10 @@ class NoCreate(FaultyBackend):
 
     capabilities = Capabilities(put_if_absent=False, timestamps=True, atomic_put=True)
 
-    def __init__(self, backend: LocalBackend) -> None:
-        super().__init__(backend, lambda call: call())
+    def __init__(
+        self, backend: LocalBackend, put: Callable[[Callable[[], None]], None] = lambda call: call()
+    ) -> None:
+        super().__init__(backend, put)
         self.capabilities = replace(backend.capabilities, put_if_absent=False)
 
 
@@ -126,6 +128,24 @@ def test_without_exclusive_creation_a_file_that_is_there_is_a_conflict(case: Cas
     with pytest.raises(ConflictError):
         replicate_once(case.database, Replica(backend))
     assert case.restored() == other.database.read_bytes()
+
+
+def test_without_exclusive_creation_who_is_written_over_at_the_same_moment_learns_of_it(
+    case: Case, other: Case
+) -> None:
+    elsewhere = LocalBackend(case.folder / "elsewhere")
+    assert replicate_once(other.database, Replica(elsewhere))
+
+    def put(call: Callable[[], None]) -> None:
+        call()
+        key = f"ltx/0/{1:016x}-{1:016x}.ltx"
+        if (case.root / key).exists():
+            (case.root / key).write_bytes(elsewhere.get(key))
+
+    with pytest.raises(ConflictError):
+        replicate_once(case.database, Replica(NoCreate(LocalBackend(case.root), put)))
+    assert case.restored() == other.database.read_bytes()
+    assert not list(case.state.glob("pages-*"))
 
 
 def test_a_storage_without_exclusive_creation_can_be_used(case: Case) -> None:
