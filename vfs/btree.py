@@ -6,9 +6,9 @@ not be true: it may be used to read ahead, and for nothing else.
 
 import struct
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-__all__ = ["INDEX_LEAF", "TABLE_LEAF", "Tree", "children_of", "keys_of", "kind_of", "rowids_of"]
+__all__ = ["DEEPEST", "INDEX_LEAF", "TABLE_LEAF", "Tree", "children_of", "keys_of", "kind_of", "rowids_of"]
 
 INDEX_INNER, TABLE_INNER, INDEX_LEAF, TABLE_LEAF = 2, 5, 10, 13
 
@@ -19,7 +19,9 @@ _MOST_PLACES = 100_000
 _PLACE_BITS = 16
 """In which the place of a child below its parent fits: a page has at most 65,536 bytes."""
 
-_DEEPEST = 20
+DEEPEST = 20
+"""Pages above another one; what is damaged may go round in a circle."""
+
 _INTEGER_SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 8: 0, 9: 0}
 
 
@@ -62,25 +64,34 @@ def rowids_of(page: bytes) -> Sequence[int]:
     """Return the rowids at the ends of an index leaf's entries, those apart that lie on overflow pages."""
     if page[0] != INDEX_LEAF:
         return ()
+    rowids: list[int] = []
+    room = len(page)  # for all headers: those of a damaged page may lie on each other
     try:
-        return [rowid for cell in _cells(page, 0, _LEAF_HEADER) for rowid in _rowid(page, cell)]
+        for cell in _cells(page, 0, _LEAF_HEADER):
+            size, start = _varint(page, cell)
+            header_size, _ = _varint(page, start)
+            room -= header_size
+            if room < 0:
+                break
+            if header_size <= size and start + size <= len(
+                page
+            ):  # with an overflow page it does not fit here
+                rowids += _rowid(page, start, start + header_size, start + size)
     except IndexError:
         return ()
+    return rowids
 
 
-def _rowid(page: bytes, cell: int) -> Iterator[int]:
-    size, start = _varint(page, cell)
-    end = start + size
-    header_size, at = _varint(page, start)
-    header_end = start + header_size
-    if not at < header_end <= end <= len(page):  # with an overflow page it does not fit here
-        return
+def _rowid(page: bytes, start: int, header_end: int, end: int) -> Sequence[int]:
+    """Return the number at the end of a record; none where another kind of value is there."""
     kind = 0
+    _, at = _varint(page, start)
     while at < header_end:
         kind, at = _varint(page, at)
-    if kind in _INTEGER_SIZES:
-        length = _INTEGER_SIZES[kind]
-        yield int.from_bytes(page[end - length : end], "big", signed=True) if length else kind - 8
+    length = _INTEGER_SIZES.get(kind)
+    if length is None or at > end:
+        return ()
+    return [int.from_bytes(page[end - length : end], "big", signed=True) if length else kind - 8]
 
 
 def _varint(page: bytes, at: int) -> tuple[int, int]:
@@ -148,7 +159,7 @@ class Tree:
     def above(self, pgno: int) -> Sequence[int]:
         """Return the pages known above one, its root first."""
         path: list[int] = []
-        while len(path) < _DEEPEST and (parent := self.place_of(pgno)[0]):
+        while len(path) < DEEPEST and (parent := self.place_of(pgno)[0]):
             path.append(pgno := parent)
         return path[::-1]
 

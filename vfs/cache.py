@@ -242,6 +242,8 @@ class PageCache:
             self._going = iter(tuple(self._unused))
         elif self._inner:
             self._drop(next(iter(self._inner)))
+        else:
+            self.size = 0  # a child was forked while a thread of its parent was at work here
         self._empty_fronts()
 
     def _empty_fronts(self) -> None:

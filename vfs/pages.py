@@ -137,9 +137,12 @@ class PageReader:
                 return page_key(view.file_of(pgno).number, pgno)
         return None
 
-    def at_hand(self, view: View, pgnos: Sequence[int]) -> list[bytes]:
-        """Return the first of some pages, as many as are in the cache, are the newest for certain and can be read."""
-        found: list[bytes] = []
+    def at_hand(self, view: View, pgnos: Sequence[int]) -> dict[int, bytes]:
+        """Return the first of some pages, as many as are in the cache, are the newest for certain and can be read.
+
+        The lock page, which no file has, is none of them.
+        """
+        found: dict[int, bytes] = {}
         decoded: dict[PageKey, bytes] = {}
         page_size = view.page_size
         with suppress(FileError, CorruptError):  # whoever reads the page learns of it
@@ -150,7 +153,7 @@ class PageReader:
                         return found
                     if type(page) is not bytes:
                         page = decoded[page_key(number, pgno)] = decode_frame(page, pgno, page_size)
-                    found.append(page)
+                    found[pgno] = page
                 if len(there) < len(some):
                     break
         if decoded:

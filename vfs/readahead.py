@@ -10,7 +10,7 @@ of an index is recognised when a second row named by the same index page is read
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from vfs.btree import INDEX_LEAF, TABLE_LEAF, Tree, kind_of
+from vfs.btree import DEEPEST, INDEX_LEAF, TABLE_LEAF, Tree, kind_of
 from vfs.meter import Meter
 from vfs.streams import Lookups, Numbers, Pages, Siblings, Stream
 from vfs.view import View
@@ -143,9 +143,8 @@ class ReadAhead:
             return {}
         count = min(_BESIDE, stream.left - stream.low - 1)
         pgnos = [*islice(stream.order, max(0, count))]
-        found = self._pages.at_hand(view, pgnos)
         handed: dict[int, bytes] = {}
-        for pgno, page in zip(pgnos, found, strict=False):
+        for pgno, page in self._pages.at_hand(view, pgnos).items():
             if page[0] != TABLE_LEAF:
                 break
             handed[pgno] = page
@@ -180,7 +179,7 @@ class ReadAhead:
         kind = kind_of(page, pgno)
         if kind == INDEX_LEAF:
             self._index_leaf, self._table_leaf, self._tries = pgno, 0, 0
-            if self._lookups and not self._lookups.left:
+            if self._lookups and not self._lookups.left and not self._lookups.is_at(pgno):
                 self._lookups = None
         elif kind == TABLE_LEAF and self._index_leaf:
             self._seen_row(view, pgno)
@@ -190,6 +189,11 @@ class ReadAhead:
         before, self._table_leaf = self._table_leaf, pgno
         known = self._lookups
         if not before or before == pgno or self._tries >= _TRIES or (known and known.left):
+            return
+        if known and known.passed:  # the next ones were there, too, when we looked
+            known.passed -= 1
+            if not known.passed:
+                self._extend(view, known, 0)
             return
         stream = Lookups(view, self._tree, self._pages, self._index_leaf, before, pgno)
         if not stream.is_true:
@@ -212,12 +216,14 @@ class ReadAhead:
         """Whether a scan in this direction that is at a page began with the first, as far as is known."""
         tree, children = self._tree, self._tree.children
         most = _NEAR
-        while (above := tree.place_of(pgno))[0]:
-            parent, place = above
+        for _ in range(DEEPEST):
+            parent, place = tree.place_of(pgno)
+            if not parent:
+                return True
             if (place if step > 0 else len(children[parent]) - 1 - place) > most:
                 return False
             pgno, most = parent, 0
-        return True
+        return False  # what is damaged may go round in a circle
 
     def _step(self, pgno: int) -> int:
         """Return how far behind the one read last a page stands below its parent; 0 where that is not known."""
@@ -245,7 +251,11 @@ class ReadAhead:
             self._asked.clear()
         stream.window = self._window(stream, view.page_size, most)
         following, besides = stream.following(pgno, stream.window)
-        wanted = [each for each in following if each not in self._asked and 1 <= each <= view.commit]
+        wanted = [
+            each
+            for each in following
+            if each not in self._asked and 1 <= each <= view.commit and each != view.lock_page
+        ]
         stream.left += len(wanted)
         step = max(stream.left // 4, min(stream.left // 2, _STEP_SIZE // view.page_size))
         stream.low = stream.left - step

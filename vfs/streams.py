@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from vfs.btree import INDEX_LEAF, Tree, rowids_of
@@ -16,6 +16,9 @@ _CLOSE = 16
 
 _MANY_CHILDREN = 100
 """Which an interior page has, about."""
+
+_MOST_PASSED = 512
+"""Rows that are passed over at a time, since their pages are there: some milliseconds."""
 
 
 class Pages(Protocol):
@@ -31,8 +34,8 @@ class Pages(Protocol):
     def has(self, view: View, pgno: int) -> bool:
         """Whether a page is there or under way."""
 
-    def at_hand(self, view: View, pgnos: Sequence[int]) -> list[bytes]:
-        """Return the first of some pages, as many as are there."""
+    def at_hand(self, view: View, pgnos: Sequence[int]) -> Mapping[int, bytes]:
+        """Return the first of some pages, as many as are there, but the lock page."""
 
     def start(self, view: View, pgnos: Sequence[int], interrupted: Meter) -> None:
         """Begin to read pages."""
@@ -140,7 +143,12 @@ class Siblings(Stream):
 
 
 class Lookups(Stream):
-    """The rows that an index names, in the order of the index or backwards."""
+    """The rows that an index names, in the order of the index or backwards.
+
+    Attributes:
+        passed: How many of the pages that come next were there already when they were looked for, at the end of
+            those that were asked for.
+    """
 
     def __init__(self, view: View, tree: Tree, pages: Pages, leaf: int, before: int, pgno: int) -> None:
         """Begin behind the second of two pages of a table that were read after an index page."""
@@ -148,7 +156,8 @@ class Lookups(Stream):
         self._view, self._tree, self._pages = view, tree, pages
         path = tree.above(pgno)
         self._root, self._depth = (path[0] if path else 0), len(path)
-        self._step = 0
+        self._step = self.passed = 0
+        self._ahead: set[int] = set()
         self._open(leaf)
         targets = [self._target(rowid)[0] for rowid in self._rowids] if path else []
         if pgno in targets and before in targets:
@@ -165,8 +174,10 @@ class Lookups(Stream):
         """Return the pages of the next rows, and interior pages to read where those are not known."""
         found: dict[int, None] = {}
         missing: dict[int, None] = {}
+        last = self.passed = rows = 0
+        self._ahead = {self._leaf}
         place = self._place + self._step
-        while len(found) + len(missing) < count - self.left:
+        while len(found) + len(missing) < count - self.left and rows < _MOST_PASSED:
             if not 0 <= place < len(self._rowids):
                 if missing or not self._go_on(missing):
                     break
@@ -177,10 +188,21 @@ class Lookups(Stream):
                 missing[target] = None
             elif not missing:
                 self._place = place
-                if 1 <= target <= self._view.commit and not self._pages.has(self._view, target):
+                if not 1 <= target <= self._view.commit or target in found or target == last:
+                    pass
+                elif self._pages.has(self._view, target):
+                    self.passed += 1
+                else:
                     found[target] = None
+                    self.passed = 0
+                last = target
+            rows += 1
             place += self._step
         return [*found], [*missing]
+
+    def is_at(self, leaf: int) -> bool:
+        """Whether a page of the index is one whose rows were looked at last: a reader that comes to it goes on as foreseen."""
+        return self.passed > 0 and leaf in self._ahead
 
     def _target(self, rowid: int) -> tuple[int, int]:
         while True:
@@ -206,6 +228,7 @@ class Lookups(Stream):
         if page is None or page[0] != INDEX_LEAF:
             return False
         self._leaf, self._rowids = leaf, rowids_of(page)
+        self._ahead.add(leaf)
         return True
 
     _rowids: Sequence[int] = ()
