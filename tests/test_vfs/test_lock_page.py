@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +29,9 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     level = folder / "ltx" / "9"
     level.mkdir(parents=True)
     with open(level / file_name(TXID(1), TXID(1)), "wb") as file:
-        file.writelines(Encoder(header, ((pgno, page(pgno)) for pgno in range(1, COMMIT + 1) if pgno != LOCK)))
+        file.writelines(
+            Encoder(header, ((pgno, page(pgno)) for pgno in range(1, COMMIT + 1) if pgno != LOCK))
+        )
     return f"file://{folder}"
 
 

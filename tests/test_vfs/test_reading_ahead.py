@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +18,11 @@ from backends import PermissionDeniedError
 from tests.test_vfs.origin import Origin, number, origin, rows
 from tests.test_vfs.storages import Request, delays, hooked
 from vfs.btree import INDEX_LEAF, children_of, keys_of, kind_of, rowids_of
+from vfs.meter import Meter
 from vfs.pages import PageReader
-from vfs.view import Run
+from vfs.readahead import ReadAhead
+from vfs.source import open_source
+from vfs.view import Run, View
 
 MIB = 1 << 20
 _sizes = count(64 * MIB)
@@ -319,3 +323,59 @@ def test_what_only_looks_like_a_tree_is_read_as_nothing() -> None:
             assert len(children_of(page, 9)) <= 2048
             assert len(keys_of(page, 9)) <= 2048
             assert len(rowids_of(page)) <= 2048
+
+
+def test_where_all_is_there_a_query_by_an_index_looks_at_few_more_rows_than_it_wants(
+    source: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second connection finds everything in the cache that both have."""
+    cache_size = next(_sizes)
+    first, second = Reader(source.url, cache_size), Reader(source.url, cache_size)
+    looked: list[int] = []
+    has = PageReader.has
+
+    def counted(reader: PageReader, view: View, pgno: int) -> bool:
+        looked.append(pgno)
+        return has(reader, view, pgno)
+
+    monkeypatch.setattr(PageReader, "has", counted)
+    with closing(first.db), closing(second.db):
+        both(first, source, "SELECT sum(length(b)), sum(a) FROM mixed")
+        both(first, source, "SELECT count(a) FROM mixed INDEXED BY by_a")
+        first.quiet()
+        for limit in (50, 1000):
+            looked.clear()
+            both(second, source, f"SELECT sum(length(b)) FROM (SELECT b FROM mixed ORDER BY a LIMIT {limit})")
+            assert len(looked) <= 2 * limit + 1024
+    first.hooks.clear()
+
+
+def test_a_tree_that_goes_round_in_a_circle_ends_every_search(source: Origin) -> None:
+    """Damage, or malice, may make a page its own grandparent."""
+
+    def inner(*children: int) -> bytes:
+        cells = [4000 - 5 * place for place in range(len(children) - 1)]
+        page = bytearray(struct.pack(">BHHHBI", 5, 0, len(cells), 0, 0, children[-1]).ljust(4096, b"\0"))
+        struct.pack_into(f">{len(cells)}H", page, 12, *cells)
+        for place, cell in enumerate(cells):
+            struct.pack_into(">IB", page, cell, children[place], place)
+        return bytes(page)
+
+    made = open_source(source.url, next(_sizes), 20.0, {})
+    view = made.latest(0, lambda: False)
+    for circle in ([2], [2, 3], [2, 3, 4]):
+        ahead = ReadAhead(made.pages, Meter())
+        for pgno, below in zip(circle, [*circle[1:], circle[0]], strict=True):
+            ahead.seen(view, pgno, inner(10 * pgno, 10 * pgno + 1, below))
+        ahead.wants(view, 21)
+        assert ahead.wants(view, 20), "a scan, backwards"
+
+
+def test_the_cells_of_a_damaged_index_page_are_not_read_for_ever() -> None:
+    """Each of them lies at one place, and claims all the page for its header."""
+    page = bytearray(b"\x7f" * 65536)
+    page[:8] = struct.pack(">BHHHB", INDEX_LEAF, 0, 20000, 0, 0)
+    page[8:40008] = struct.pack(">H", 60000) * 20000
+    page[60000:60004] = b"\xaa\x00\xa9\x00"  # a record of 5,376 bytes, with a header of 5,248
+    page[60002 + 5248 - 1] = 1
+    assert len(rowids_of(bytes(page))) <= 65536 // 5248
