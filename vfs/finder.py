@@ -68,6 +68,7 @@ class ViewFinder:
         self._views: WeakValueDictionary[int, View] = WeakValueDictionary()
         self._lineage = 0
         self._misses = 0
+        self._gap: tuple[TXID, TXID] | None = None
         self._many = self.most_files = _MANY
 
     def known_again(self, view: View, without: Collection[LTXFile]) -> View | None:
@@ -76,6 +77,10 @@ class ViewFinder:
         if known is None or known.lineage != view.lineage:
             return None
         return None if any(each.file in without for each in known.files) else known
+
+    def gap_behind(self, view: View) -> tuple[TXID, TXID] | None:
+        """Return the last TXID before files that a view cannot be led on to, and the first after it; None for none."""
+        return self._gap if self._gap is not None and view.txid < self._gap[1] else None
 
     def look(self, listed: bool) -> View:
         """Return the newest view there is, looking again where files vanish before they are opened.
@@ -142,6 +147,16 @@ class ViewFinder:
         self._lineage += 1
 
     def _look_at_listing(self) -> View:
+        before = self._gap
+        view = self._look_at_files()
+        if self._gap not in (
+            None,
+            before,
+        ):  # files that were merged and deleted while they were listed, maybe
+            view = self._newest(self._listing(self._lister.whole).files)
+        return view
+
+    def _look_at_files(self) -> View:
         listing = self._listing(self._lister.list)
         if not listing.is_whole:
             if self._is_enough(listing.files):
@@ -190,7 +205,8 @@ class ViewFinder:
         ):
             self.forget()
         view = self.latest
-        reach = reach_of(files).txids  # beyond a gap a reader waits
+        found = reach_of(files)
+        reach, self._gap = found.txids, found.gap  # beyond a gap a reader waits
         if view is None:
             if not files:
                 raise NoSnapshotError(

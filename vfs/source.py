@@ -1,15 +1,18 @@
 """A replica as queries see it: views of it, its pages, and how it is followed. Shared by all its connections."""
 
+import logging
 from collections.abc import Callable, Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from backends import ConfigError, UnavailableError
-from ltx import LTXFile, NotReachableError, Replica
-from ltx.replica import parse_time
+from ltx import TXID, LTXFile, NotReachableError, Replica
+from ltx.format import format_txid
+from ltx.replica import format_time, parse_time
 from ltx.replica.apply import FileError
+from ltx.replica.plan import missing_in
 from vfs.cache import PageCache, PageKey
 from vfs.disk_cache import DEFAULT_DISK_SIZE, DiskCache
 from vfs.finder import ViewFinder
@@ -29,6 +32,8 @@ __all__ = ["DEFAULT_CACHE_SIZE", "DEFAULT_TIMEOUT_S", "Source", "open_source"]
 DEFAULT_CACHE_SIZE = 64 << 20
 DEFAULT_TIMEOUT_S = 60.0
 """How long one wait for the storage may take, its retries included."""
+
+log = logging.getLogger("vfs")
 
 _HYDRATED_FILES = 4096
 """Files that a hydrated view may have before one with fewer is looked for, which would have to be fetched again."""
@@ -65,6 +70,7 @@ class Source:
         self.pages = PageReader(replica.backend, self.cache, self._waiter, kept)
         self.keeper = Keeper(replica.files, self.pages)
         self._looked: float | None = None
+        self._told_gap: tuple[TXID, TXID] | None = None
         self._no_look_before = 0.0
 
     def hydrate(self) -> None:
@@ -90,8 +96,16 @@ class Source:
 
     @property
     def lag_s(self) -> float:
-        """Seconds since the latest view was last known to be the newest; -1 before it ever was."""
-        return -1.0 if self._looked is None else monotonic() - self._looked
+        """Seconds since the latest view was last known to be the newest; -1 before there is one.
+
+        Where files are missing that lead on from it, seconds since its commit.
+        """
+        newest = self.newest
+        if newest is None or self._looked is None:
+            return -1.0
+        if self._told_gap is not None:
+            return (datetime.now(UTC) - newest.time).total_seconds()
+        return monotonic() - self._looked
 
     def latest(self, max_age_s: float, interrupted: Interrupted, *, listed: bool = False) -> View:
         """Return the newest view, after a look at the storage if the last one is older than that.
@@ -128,9 +142,23 @@ class Source:
                 self._no_look_before = now + (now - began)
                 return known
             self._looked = monotonic()
+            self._tell_gap(found)
         if self.hydrator is not None and found is not known:
             self.hydrator.wake()
         return found
+
+    def _tell_gap(self, view: View) -> None:
+        """Warn, once, where the newest state is out of reach: an older one looks just like it."""
+        gap = self._finder.gap_behind(view)
+        if gap is not None and gap != self._told_gap:
+            log.warning(
+                "%s is read as of TXID %s of %s, and there are newer files: %s; 'ltx verify' says more",
+                self.replica.url,
+                format_txid(view.txid),
+                format_time(view.time),
+                missing_in(gap),
+            )
+        self._told_gap = gap
 
     def fresh(self, max_age_s: float) -> View | None:
         """Return the newest view if it was looked for within that time: what begins nearly every transaction."""

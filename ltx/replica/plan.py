@@ -13,7 +13,7 @@ from ltx.format import TXID, format_txid
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 
-__all__ = ["Plan", "Reach", "extend", "make_plan", "reach_of"]
+__all__ = ["Plan", "Reach", "extend", "make_plan", "missing_in", "reach_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +139,22 @@ def gap_error(reach: Reach) -> GapError | NoSnapshotError:
     if reach.gap is None:
         raise ValueError("there is no gap")
     after, before = reach.gap
-    first, last = format_txid(after + 1), format_txid(before - 1)
-    missing = f"the file of TXID {first} is" if first == last else f"the files of TXIDs {first} to {last} are"
+    missing = missing_in(reach.gap)
     if not after:
-        return NoSnapshotError(
-            f"nothing can be restored: {missing} missing, and no snapshot covers what they held"
-        )
+        return NoSnapshotError(f"nothing can be restored: {missing}, and no snapshot covers what they held")
     return GapError(
-        f"{missing} missing; the newest state before that is TXID {format_txid(after)}: ask for it to restore it",
+        f"{missing}; the newest state before that is TXID {format_txid(after)}: ask for it to restore it",
         after=after,
         before=before,
     )
+
+
+def missing_in(gap: tuple[TXID, TXID]) -> str:
+    """Return what a gap is, in words."""
+    first, last = format_txid(gap[0] + 1), format_txid(gap[1] - 1)
+    if first == last:
+        return f"the file of TXID {first} is missing"
+    return f"the files of TXIDs {first} to {last} are missing"
 
 
 def _check_reachable(reach: Reach, txid: int) -> None:

@@ -154,6 +154,31 @@ def test_beyond_a_gap_a_reader_waits_until_it_is_filled(source: Origin) -> None:
     assert follows(fresh, source)
 
 
+def test_what_lies_beyond_a_gap_is_warned_of_once_and_counts_as_lag(
+    source: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(4):
+        change(source)
+    (missing,) = (file for file in source.replica.files(0) if file.max_txid == 3)
+    kept = source.replica.backend.get(missing.key)
+    source.delete(missing)
+    db = vfs.connect(source.url, poll_interval=0)
+    time.sleep(0.3)
+    for _ in range(3):
+        assert seen_after(db) == 2
+    assert float(str(db.pragma("litestream_lag"))) >= 0.3
+    [told] = [record.getMessage() for record in caplog.records if record.name == "vfs"]
+    assert "is read as of TXID 0000000000000002 of " in told
+    assert "the file of TXID 0000000000000003 is missing" in told
+    source.replica.backend.put(missing.key, kept)
+    assert follows(db, source)
+    assert float(str(db.pragma("litestream_lag"))) < 0.3
+    source.delete(missing)
+    assert seen_after(db) == source.newest, "whoever is past the gap is told of nothing"
+    assert float(str(db.pragma("litestream_lag"))) < 0.3
+    assert len([record for record in caplog.records if record.name == "vfs"]) == 1
+
+
 def test_a_gap_is_bridged_by_a_merged_file_or_a_snapshot(source: Origin) -> None:
     db = vfs.connect(source.url, poll_interval=0)
     for _ in range(4):
