@@ -149,10 +149,8 @@ class ViewFinder:
     def _look_at_listing(self) -> View:
         before = self._gap
         view = self._look_at_files()
-        if self._gap not in (
-            None,
-            before,
-        ):  # files that were merged and deleted while they were listed, maybe
+        if self.gap_behind(view) not in (None, before):
+            # Files that were merged and deleted while they were listed, maybe.
             view = self._newest(self._listing(self._lister.whole).files)
         return view
 
