@@ -4,11 +4,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import apsw
 import pytest
 
+from tests.support.replicating import replicating
+from tests.support.writers import PROMISE, prepare, writing
 from tests.test_vfs.origin import Origin, origin, rows
 
 THEIRS = """
@@ -72,3 +78,26 @@ def test_their_vfs_answers_on_files_that_we_merged(tmp_path: Path) -> None:
         source.prune(0, 5)
         answered = ask_theirs(source.url, "SELECT count(*), sum(n) FROM r.t", "PRAGMA r.litestream_txid")
         assert answered == [lists(source, "SELECT count(*), sum(n) FROM t"), [[f"{source.newest:016x}"]]]
+
+
+def test_their_vfs_answers_on_what_we_write_under_load(tmp_path: Path) -> None:
+    """Any state that they open meanwhile keeps the promise; the last one is the source's.
+
+    They are not asked for `integrity_check`: after a VACUUM they still count pages beyond the new end.
+    """
+    path, url = tmp_path / "app.db", f"file://{tmp_path}/replica"
+    prepare(path, mode="wal", page_size=4096)
+    answered: list[int] = []
+    with replicating(path, url, "--sync-interval", "0.1"), writing(path, processes=2, seed=20261130):
+        for _ in range(3):
+            time.sleep(1)
+            found: Any = ask_theirs(url, PROMISE.replace("FROM ", "FROM r."))
+            [[[one, other, counter]]] = found
+            assert one == other
+            answered.append(counter)
+    assert answered == sorted(answered)
+    asked = "SELECT id, a, hex(b) FROM {}t ORDER BY id"
+    with closing(apsw.Connection(str(path))) as db:
+        source = [list(row) for row in db.execute(asked.format(""))]
+        promise = [list(row) for row in db.execute(PROMISE)]
+    assert ask_theirs(url, asked.format("r."), PROMISE.replace("FROM ", "FROM r.")) == [source, promise]
