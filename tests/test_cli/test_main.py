@@ -77,6 +77,9 @@ def test_the_program_and_the_module_are_one(cli_process: LTXProcess, place: Path
         (["list", "a", "--storage-option", "url=y"], "cannot be called url"),
         (["list", "file:///a?b"], "takes no query"),
         (["list", ""], "names no folder"),
+        (["list", "s3//bucket/app"], "did you mean s3://bucket/app?"),
+        (["replicate", "--once", "a.db", "b?region=x"], "options go with a URL"),
+        (["replicate", "a.db", "memory://m"], "this command's own memory, and gone when it ends"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(cli: LTX, place: Path, words: list[str], said: str) -> None:
