@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from backends import Stats
+from ltx.replica import Replica
 from ltx.replica.apply import Progress
 
 __all__ = ["complain", "complain_of_nothing", "print_json", "print_stats", "print_table", "progress_bar"]
@@ -16,9 +17,10 @@ def complain(text: str) -> None:
     print(f"ltx: {text}", file=sys.stderr)
 
 
-def complain_of_nothing(where: str, of: str = "") -> None:
+def complain_of_nothing(replica: Replica) -> None:
     """Say that a replica has no files: its URL may be wrong."""
-    complain(f"no LTX files {of}lie at {where}; check the URL, or replicate a database to it")
+    advice = replica.elsewhere or "or replicate a database to it"
+    complain(f"no LTX files lie at {replica.url}; check the URL, {advice}")
 
 
 def print_json(value: object) -> None:
