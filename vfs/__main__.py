@@ -9,6 +9,7 @@ import typer
 
 from backends import BackendError
 from ltx import LTXError
+from ltx.quiet import heard
 from ltx.replica.durations import parse_seconds
 from vfs.connection import connect
 from vfs.hydration_place import remove_private
@@ -78,6 +79,7 @@ def main(
     if at is not None and txid is not None:
         raise typer.BadParameter("give --at or --txid, not both")
     options: dict[str, Any] = dict(_named(option) for option in storage_option or ())
+    heard()
     try:
         connection = connect(url, at, txid, poll_interval=poll_interval, timeout=timeout, **options)
         try:

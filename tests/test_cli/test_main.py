@@ -291,6 +291,40 @@ def test_a_signal_ends_a_command_soon_and_leaves_nothing_behind(
     assert sorted(os.listdir()) == before
 
 
+EARLY = """
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+program, sys.argv = sys.argv[1], ["-m", *sys.argv[1:]]
+runpy.run_module(program, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "loading"),
+    [
+        ("ltx", "ltx.cli.app"),
+        ("ltx", "typer"),
+        ("ltx", "backends"),
+        ("vfs", "vfs.connection"),
+        ("vfs", "typer"),
+    ],
+)
+def test_ctrl_c_while_a_program_is_loaded_is_one_line(
+    cli_process: LTXProcess, program: str, loading: str
+) -> None:
+    with cli_process(program, loading, code=EARLY) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (
+        130,
+        "",
+        f"{program}: interrupted; run it again when you like\n",
+    )
+
+
 def on_terminal(process: LTXProcess, *words: str, stream: str) -> tuple[str, str]:
     """Run a command with one of its streams on a terminal of 100 columns; return what that and the other one got."""
     import fcntl
