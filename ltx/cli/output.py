@@ -59,7 +59,9 @@ def _draw_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
+    )  # `ltx list` fits 80 columns
     for heading, numeric in zip(headings, _numeric(headings, rows), strict=True):
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:

@@ -146,7 +146,7 @@ def gap_error(reach: Reach) -> GapError | NoSnapshotError:
             f"nothing can be restored: {missing} missing, and no snapshot covers what they held"
         )
     return GapError(
-        f"{missing} missing; the newest state before that is TXID {format_txid(after)}: ask for it to restore it",
+        f"{missing} missing; the newest state before that is TXID {format_txid(after)}: ask for it by its TXID",
         after=after,
         before=before,
     )

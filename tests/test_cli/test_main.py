@@ -79,6 +79,9 @@ def test_the_program_and_the_module_are_one(cli_process: LTXProcess, place: Path
         (["list", ""], "names no folder"),
         (["list", "s3//bucket/app"], "did you mean s3://bucket/app?"),
         (["replicate", "--once", "a.db", "b?region=x"], "options go with a URL"),
+        (["replicate", ".", "b"], ". is a folder: name the database in it"),
+        (["replicate", "--once", ".", "b"], ". is a folder: name the database in it"),
+        (["list", "--config", "litestream.yml"], "name one of its databases after --config FILE"),
         (["replicate", "a.db", "memory://m"], "this command's own memory, and gone when it ends"),
     ],
 )
@@ -253,7 +256,7 @@ def test_a_full_disk_leaves_nothing_behind(cli_process: LTXProcess, replica: Rep
         out, said = process.communicate()
     assert process.returncode == 1
     assert out == ""
-    assert said.startswith("ltx: File too large")
+    assert said.startswith(f"ltx: File too large: {os.getcwd()}; ")
     assert said.count("\n") == 1
     assert sorted(os.listdir()) == before
 
@@ -325,15 +328,15 @@ def test_ctrl_c_while_a_program_is_loaded_is_one_line(
     )
 
 
-def on_terminal(process: LTXProcess, *words: str, stream: str) -> tuple[str, str]:
-    """Run a command with one of its streams on a terminal of 100 columns; return what that and the other one got."""
+def on_terminal(process: LTXProcess, *words: str, stream: str, columns: int = 100) -> tuple[str, str]:
+    """Run a command with one of its streams on a terminal; return what that and the other one got."""
     import fcntl
     import pty
     import struct
     import termios
 
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     with process(*words, **{stream: theirs}) as running:
         os.close(theirs)
         seen = b""
@@ -349,6 +352,31 @@ def on_terminal(process: LTXProcess, *words: str, stream: str) -> tuple[str, str
     os.close(ours)
     assert running.returncode == 0
     return seen.decode(), other
+
+
+def test_a_listing_fits_80_columns(
+    cli_process: LTXProcess, replica: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    os.truncate(replica.file(2), 123_456_789)
+    seen, _ = on_terminal(cli_process, "list", "replica", stream="stdout", columns=80)
+    rows = [line for line in seen.splitlines() if "0000" in line]
+    assert len(rows) == 3
+    assert re.search(r"0000000000000002 +123,456,789 +20\d\d-\d\d-\d\dT[0-9:.]{12}Z", rows[1])
+
+
+def test_no_line_has_what_only_programmers_know(cli: LTX, replica: Replicated) -> None:
+    """Numbers of errors, Python's classes, bytes as Python writes them."""
+    replica.file(1).write_bytes(b"\xb3" * 200)
+    for words in (
+        ["list", "ftp://127.0.0.1:1/x"],
+        ["list", "sftp://127.0.0.1:1/x"],
+        ["list", "replica", "--header-times"],
+        ["replicate", "--no-upkeep", "app.db", "copy", "--metrics", "127.0.0.1:99999"],
+    ):
+        found = cli(*words)
+        assert found.code == 1
+        assert not re.search(r"Errno|Error\b|None|b'|\(\)|\.;", found.err), found.err
 
 
 def test_tables_are_drawn_on_a_terminal_only(
