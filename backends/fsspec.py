@@ -222,7 +222,7 @@ class FsspecBackend(Backend):
         except BackendError:
             raise
         except Exception as error:  # noqa: BLE001 - libraries share no base class
-            words = f"{type(error).__name__}: {error}"
+            words = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
             leaks = any(secret in words for secret in self._secrets)
             said = f"{type(error).__name__ if leaks else words}: {self.url}{'/' if key else ''}{key or ''}"
             raise _kind(error)(said, key=key) from (None if leaks else error)

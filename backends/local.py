@@ -261,7 +261,8 @@ class LocalBackend(Backend):
         if isinstance(error, IsADirectoryError):
             return ConfigError(f"a folder is in the way of a file: {self.root}/{key}", key=key)
         if isinstance(error, FileNotFoundError | NotADirectoryError):
-            return NotFoundError(f"{self.url} has no object {key}", key=key)
+            text = f"{self.url} is no folder, or gone" if key is None else f"{self.url} has no object {key}"
+            return NotFoundError(text, key=key)
         if isinstance(error, PermissionError):
             return PermissionDeniedError(
                 f"not allowed by the system: {error.filename or self.root}; check who may read and write there",

@@ -280,7 +280,7 @@ class SFTPBackend(Backend):
             reason = (
                 f"silent for {PATIENCE_S} s"
                 if isinstance(error, TimeoutError)
-                else str(error) or type(error).__name__
+                else getattr(error, "strerror", None) or str(error) or type(error).__name__
             )
             raise UnavailableError(f"{self.url} does not answer: {reason}", key=key) from error
         except asyncssh.Error as error:

@@ -6,27 +6,27 @@
 """
 
 import typing as _typing
-
-from ltx.errors import (
-    ChecksumError,
-    ConfigFileError,
-    ConflictError,
-    CorruptError,
-    DatabaseError,
-    GapError,
-    LTXError,
-    NonContiguousError,
-    NoSnapshotError,
-    NotReachableError,
-    OutputExistsError,
-    ReplicaError,
-    TruncatedError,
-    UnsupportedVersionError,
-)
-from ltx.format import TXID
-from ltx.replica import LTXFile, Plan, Replica, Restored
+from importlib import import_module as _import_module
 
 if _typing.TYPE_CHECKING:
+    from ltx.errors import (
+        ChecksumError,
+        ConfigFileError,
+        ConflictError,
+        CorruptError,
+        DatabaseError,
+        GapError,
+        LTXError,
+        NonContiguousError,
+        NoSnapshotError,
+        NotReachableError,
+        OutputExistsError,
+        ReplicaError,
+        TruncatedError,
+        UnsupportedVersionError,
+    )
+    from ltx.format import TXID
+    from ltx.replica import LTXFile, Plan, Replica, Restored
     from ltx.replication import Published, Replication, replicate, replicate_once
 
 __all__ = [
@@ -56,20 +56,26 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_HOMES = {
+    "TXID": "ltx.format",
+    **dict.fromkeys(("LTXFile", "Plan", "Replica", "Restored"), "ltx.replica"),
+    **dict.fromkeys(("Published", "Replication", "replicate", "replicate_once"), "ltx.replication"),
+}
+"""Where what is public is; errors are in `ltx.errors`."""
 
-_LATER = frozenset({"Published", "Replication", "replicate", "replicate_once"})
+_PARTS = frozenset({"errors", "format", "replica"})
 
 
 def __getattr__(name: str) -> object:
-    """Load what writes to replicas when it is asked for: a query does without."""
-    if name not in _LATER:
+    """Load what is asked for: a query does without what writes, and the command line is there before the rest."""
+    if name in _PARTS:
+        return _import_module(f"ltx.{name}")
+    if name not in __all__:
         raise AttributeError(f"module 'ltx' has no attribute {name!r}")
-    import ltx.replication
-
-    found: object = getattr(ltx.replication, name)
+    found: object = getattr(_import_module(_HOMES.get(name, "ltx.errors")), name)
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted(_LATER.union(globals()))
+    return sorted({*__all__, *globals()})

@@ -146,7 +146,7 @@ def test_every_error_is_documented() -> None:
     errors = {
         name
         for module in (ltx, backends, vfs)
-        for name, value in vars(module).items()
+        for name, value in ((name, getattr(module, name)) for name in module.__all__)
         if inspect.isclass(value) and issubclass(value, Exception) and not name.startswith("_")
     }
     assert named == errors

@@ -9,6 +9,13 @@ Importing this package registers the VFS `litestream` with apsw's SQLite, so tha
 `ATTACH` work too. Other connections are not affected.
 """
 
+import sys as _sys
+
+from ltx.quiet import quiet as _quiet
+
+if _sys.argv[:1] == ["-m"] and "vfs" in _sys.orig_argv:  # `python -m vfs`, which loads this first
+    _quiet("vfs")
+
 from vfs.connection import connect, uri
 from vfs.errors import InterruptedQueryError, QueryError, ReadOnlyError
 from vfs.sqlite import VFS_NAME, register

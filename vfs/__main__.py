@@ -2,15 +2,19 @@
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import apsw
 import typer
 
 from backends import BackendError
 from ltx import LTXError
+from ltx.format import parse_txid
+from ltx.quiet import heard
+from ltx.replica import parse_time
 from ltx.replica.durations import parse_seconds
 from vfs.connection import connect
+from vfs.file import LATEST
 from vfs.hydration_place import remove_private
 from vfs.shell import ShellError, run
 from vfs.source import DEFAULT_TIMEOUT_S
@@ -29,6 +33,11 @@ Examples:
 
 The URL may come from LITESTREAM_REPLICA_URL too, when no SQL is given on the command line.
 """
+
+
+_NAME = "python -m vfs"
+_ClickError = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""The root of click's own errors; some versions of typer bring a click of their own."""
 
 
 def _interval(text: str | float) -> float:
@@ -78,6 +87,8 @@ def main(
     if at is not None and txid is not None:
         raise typer.BadParameter("give --at or --txid, not both")
     options: dict[str, Any] = dict(_named(option) for option in storage_option or ())
+    _check_moment(at, txid)
+    heard()
     try:
         connection = connect(url, at, txid, poll_interval=poll_interval, timeout=timeout, **options)
         try:
@@ -111,5 +122,31 @@ def _named(option: str) -> tuple[str, str]:
     return name, value
 
 
+def _check_moment(at: str | None, txid: str | None) -> None:
+    try:
+        if txid is not None:
+            parse_txid(txid)
+        if at is not None and at.strip().lower() != LATEST:
+            parse_time(at)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def program() -> int:
+    """Do what was typed, and return the exit code; wrong usage is one line."""
+    command = typer.main.get_command(app)
+    try:
+        code: object = command.main(prog_name=_NAME, standalone_mode=False)
+    except _ClickError as error:
+        message = (
+            str(getattr(error, "format_message", error.__str__)()).strip().removeprefix("Invalid value: ")
+        )
+        text = message[:1].lower() + message[1:].removesuffix(".")
+        hint = "" if "; " in text else f"; see '{_NAME} --help'"
+        print(f"vfs: {text}{hint}", file=sys.stderr)
+        return 2
+    return code if isinstance(code, int) else 0
+
+
 if __name__ == "__main__":
-    app(prog_name="python -m vfs")
+    sys.exit(program())

@@ -19,7 +19,7 @@ class QueryError(LTXError):
 
 
 class ReadOnlyError(QueryError):
-    """A replica was to be written through SQL."""
+    """A replica was to be written, past SQL: that SQLite refuses itself, with `apsw.ReadOnlyError`."""
 
 
 class InterruptedQueryError(QueryError):

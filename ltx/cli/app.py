@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("LTX_DEBUG"):
             raise
         if isinstance(error, _ClickError):
-            complain(secrets.hidden(_usage(error)))
+            complain(secrets.hidden(_usage(error, words)))
             return USAGE
         complain(secrets.hidden(describe(error)))
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -135,7 +135,7 @@ def _check_dashes(program: object, words: Sequence[str]) -> None:
             raise usage_error(f"options have two dashes: write -{name} instead of {name}")
 
 
-def _usage(error: Exception) -> str:
+def _usage(error: Exception, words: Sequence[str]) -> str:
     """Say in one line what is wrong with the words typed, and where to look."""
     message = str(getattr(error, "format_message", error.__str__)()).strip()
     if "\n" in message:
@@ -146,6 +146,8 @@ def _usage(error: Exception) -> str:
     text = message[:1].lower() + message[1:].removesuffix(".")
     if unknown := _NO_COMMAND.match(message):
         text = f"there is no command {unknown[1]!r}{_nearest(unknown[1])}"
+    if message.startswith("Missing argument 'URL'") and any(word.startswith("--config") for word in words):
+        text = "the configuration may have many databases: name one of its databases after --config FILE"
     if "; " in text:
         return text
     return f"{text} '{place} --help' says more" if text.endswith("?") else f"{text}; see '{place} --help'"

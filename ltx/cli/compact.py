@@ -53,7 +53,8 @@ def compact(
 
     With --config, URL is a database that the configuration names, and its levels are those of the configuration.
 
-    Every file that is merged is verified first. It may run beside anything else.
+    Every file that is merged is verified first. It may run beside anything else. The exit code is 1 where there are
+    no files at all.
 
     JSON is an array of the files made: level, name, min_txid, max_txid, size, timestamp, page_count, input_count.
     """
@@ -76,8 +77,9 @@ def compact(
     elif made:
         print_made(made)
     if not listed:
-        complain_of_nothing(where)
-    elif not made and not as_json:
+        complain_of_nothing(replica)
+        raise typer.Exit(1)
+    if not made and not as_json:
         print(f"nothing was merged: {where} has no files that a level lacks")
 
 

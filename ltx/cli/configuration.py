@@ -56,10 +56,10 @@ def read_configuration(
 
     file = path or default_path()
     found = read_config(file, expand=not no_expand_env, strict=strict)
-    if not found.databases and not found.folders:
-        raise ConfigFileError("names no database: each is an entry of 'dbs'", path=str(file))
     for warning in () if quiet else found.warnings:
         complain(warning)
+    if not found.databases and not found.folders:
+        raise ConfigFileError("names no database: each is an entry of 'dbs'", path=str(file))
     return found
 
 

@@ -45,7 +45,7 @@ _ADVICE: tuple[tuple[type[BaseException], str], ...] = (
     (UnavailableError, "check the address and the network, then run it again"),
     (UnsupportedError, "use another storage for this"),
     (MissingDependencyError, "install it, then run it again"),
-    (ConfigError, "see --help for how it is written"),
+    (ConfigError, "check the URL and what is typed for the storage"),
     (BackendError, "look at the storage, then run it again"),
     (apsw.FullError, "free some space, then run it again"),
     (apsw.Error, "check the database file, and who may read and write it"),
@@ -63,6 +63,8 @@ _SYSTEM_ADVICE = {
 
 
 _ADVISES = re.compile(r"; |: (?:check|choose|find|install|make|name|pip install|set|stop|try|use|write) ")
+
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 
 
 def describe(error: BaseException) -> str:
@@ -90,10 +92,10 @@ def _line(text: str, advice: str) -> str:
 
 def _spoken(error: BaseException) -> str:
     """Name options as they are typed here, not as they are called in Python."""
-    text = str(error).replace(" (force=True)", "")
+    text = _ERRNO.sub("", str(error).replace(" (force=True)", ""))
     if isinstance(error, GapError) and error.after:
         text = (
-            text.removesuffix(": ask for it to restore it")
+            text.removesuffix(": ask for it by its TXID")
             + f"; --txid {format_txid(error.after)} restores that"
         )
     return text

@@ -1,6 +1,7 @@
 """The arguments that several commands share, and the replica that they name."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ ShowStats = Annotated[
 ]
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+_MEMORY = re.compile(r"(faulty\+)?memory://", re.IGNORECASE)
+
 
 def usage_error(message: str) -> typer.BadParameter:
     """Return the error for something wrong in what was typed: exit code 2."""
@@ -112,9 +115,13 @@ def interval(text: str | float) -> float:
 
 
 def check_replica_url(url: str) -> None:
-    """Refuse the path of a file where a replica is to be named."""
+    """Refuse the path of a file, and what ends with this process, where a replica is to be named."""
     if "://" not in url and Path(url).is_file():
         raise usage_error(f"{url} is a file; name the replica, its folder or URL, or give --config")
+    if _MEMORY.match(url):
+        raise usage_error(
+            f"{url} is this command's own memory, and gone when it ends: name a folder or another storage"
+        )
 
 
 def parsed_options(pairs: Sequence[str] | None) -> dict[str, object]:

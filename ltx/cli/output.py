@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from backends import Stats
+from ltx.replica import Replica
 from ltx.replica.apply import Progress
 
 __all__ = ["complain", "complain_of_nothing", "print_json", "print_stats", "print_table", "progress_bar"]
@@ -16,9 +17,10 @@ def complain(text: str) -> None:
     print(f"ltx: {text}", file=sys.stderr)
 
 
-def complain_of_nothing(where: str, of: str = "") -> None:
+def complain_of_nothing(replica: Replica) -> None:
     """Say that a replica has no files: its URL may be wrong."""
-    complain(f"no LTX files {of}lie at {where}; check the URL, or replicate a database to it")
+    advice = replica.elsewhere or "or replicate a database to it"
+    complain(f"no LTX files lie at {replica.url}; check the URL, {advice}")
 
 
 def print_json(value: object) -> None:
@@ -57,7 +59,9 @@ def _draw_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
+    )  # `ltx list` fits 80 columns
     for heading, numeric in zip(headings, _numeric(headings, rows), strict=True):
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
     for row in rows:

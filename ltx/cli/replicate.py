@@ -171,6 +171,8 @@ def _check_arguments(database: str, urls: Sequence[str] | None, config: Path | N
         raise usage_error(f"{database} needs a replica: name its URL, such as s3://bucket/app or a folder")
     if "://" in database:
         raise usage_error("the database comes first, then the replica's URL; a database is a path, not a URL")
+    if os.path.isdir(os.path.expanduser(database)):
+        raise usage_error(f"{database} is a folder: name the database in it")
     for url in urls:
         check_replica_url(url)
 

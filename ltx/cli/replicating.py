@@ -143,6 +143,6 @@ def _replicate_once(each: Replicated, *, stats: bool, named: bool) -> None:
         )
     pages = "1 page" if published.page_count == 1 else f"{published.page_count} pages"
     print(
-        f"{subject}published TXID {format_txid(published.txid)} of {format_time(published.time)}: "
+        f"{subject}published TXID {format_txid(published.txid)} of {format_time(published.time)} to {where}: "
         f"{pages}, {published.size} bytes, {published.key}"
     )

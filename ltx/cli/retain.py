@@ -78,7 +78,8 @@ def retain(
 
     With --config, URL is a database that the configuration names, and what is not typed is as the configuration has it.
 
-    Times are 24h, 5m, 90s, or such as 1h30m. The exit code is 1 where a file was found damaged.
+    Times are 24h, 5m, 90s, or such as 1h30m. The exit code is 1 where a file was found damaged, or
+    there are no files at all.
 
     JSON has source, dry_run, deleted (files as a listing has them, each with covered_by), size, kept_count, faults,
     states_before, states, oldest and newest (txid and timestamp; null where nothing can be restored).
@@ -101,10 +102,11 @@ def retain(
         where = replica.url
     if as_json:
         print_json(_entry(done, ends, where, dry_run))
-    else:
+    elif done.kept or done.deleted:
         _print(done, ends, dry_run)
     if not done.kept and not done.deleted:
-        complain_of_nothing(where)
+        complain_of_nothing(replica)
+        raise typer.Exit(1)
     for fault in done.faults:
         complain(f"{fault.file.key} is damaged, so what it should replace was kept: {fault.text}")
     if done.faults:

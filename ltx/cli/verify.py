@@ -55,7 +55,7 @@ def verify(
     else:
         _print_findings(found)
     if not found.files:
-        complain_of_nothing(where)
+        complain_of_nothing(replica)
     elif not found.is_sound:
         complain(
             "the replica is not sound; restore what can be had, move damaged files away, then run "

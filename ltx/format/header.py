@@ -183,8 +183,10 @@ class Header:
         fields = _LAYOUT.unpack_from(data)
         if fields[0] != MAGIC:
             if fields[0][:3] == MAGIC[:3]:
-                raise UnsupportedVersionError(f"an LTX file of version {fields[0][3:]!r}; known is b'1'")
-            raise CorruptError(f"not an LTX file: it begins with {fields[0]!r}", offset=0)
+                raise UnsupportedVersionError(
+                    f"an LTX file of version {fields[0][3:].decode('latin-1')!r}; known is '1'"
+                )
+            raise CorruptError("not an LTX file: it does not begin with LTX1", offset=0)
         _, flags, page_size, commit, low, high, timestamp_ms, pre, offset, size, salt1, salt2, node_id = (
             fields
         )

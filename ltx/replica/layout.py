@@ -5,6 +5,7 @@ On S3 and its like a level is four hex digits, `0000/<name>`; everywhere else it
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ltx.format import TXID, file_name, parse_file_name
@@ -17,6 +18,7 @@ __all__ = [
     "SNAPSHOT_LEVEL",
     "Layout",
     "Location",
+    "elsewhere",
     "native_layout",
     "parse_key",
 ]
@@ -30,6 +32,9 @@ LINEAGE_KEY = "lineage.json"
 
 _FLAT_SCHEMES = frozenset({"s3", "oss"})
 _KEY = re.compile(r"(?:ltx/([0-9])|000([0-9]))/([^/]+)", re.ASCII)
+_BELOW = re.compile(r"(.+?)/((?:ltx/[0-9]|000[0-9])/[^/]+)", re.ASCII | re.DOTALL)
+_INSIDE = re.compile(r"(?:[0-9]/)?([^/]+)", re.ASCII)
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +81,22 @@ def parse_key(key: str) -> Location | None:
         return None
     layout, level = (FOLDERS, int(match[1])) if match[1] else (FLAT, int(match[2]))
     return Location(layout, level, *txids)
+
+
+def elsewhere(keys: Iterable[str]) -> str:
+    """Return where LTX files lie instead, if a place has none; "" where its keys do not tell.
+
+    Args:
+        keys: What is listed there.
+    """
+    below: dict[str, None] = {}
+    for key in keys:
+        found = _BELOW.fullmatch(key)
+        if found and parse_key(found[2]):
+            below[found[1]] = None
+        elif (found := _INSIDE.fullmatch(key)) and parse_file_name(found[1]):
+            return "it goes on inside a replica, so leave out its end"
+    if not below:
+        return ""
+    more = f" and {len(below) - _SHOWN} more" if len(below) > _SHOWN else ""
+    return f"below it there {'is a replica' if len(below) == 1 else 'are replicas'} at {', '.join([*below][:_SHOWN])}{more}"

@@ -1,5 +1,6 @@
 """Putting a restored database in its place: at once and whole, or not at all."""
 
+import errno
 import fcntl
 import os
 import re
@@ -18,6 +19,7 @@ __all__ = ["INTEGRITY_CHECKS", "NewDatabase", "check_integrity", "check_kind", "
 SIDE_FILES = ("-wal", "-shm", "-journal")
 _RANDOM = re.compile("[0-9a-f]{12}")
 _OLD_S = 60
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTEGRITY_CHECKS = ("none", "quick", "full")
 
 
@@ -92,6 +94,10 @@ def new_database(output: str | os.PathLike[str], *, force: bool) -> Iterator[New
         with suppress(OSError):  # no locks on this file system: then nothing is swept either
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield NewDatabase(path, aside, descriptor)
+    except OSError as error:
+        if error.errno in _FULL and not error.filename:
+            error.filename = str(path.parent)  # which disk is full
+        raise
     finally:
         os.close(descriptor)
         with suppress(FileNotFoundError):

@@ -143,7 +143,7 @@ def gap_error(reach: Reach) -> GapError | NoSnapshotError:
     if not after:
         return NoSnapshotError(f"nothing can be restored: {missing}, and no snapshot covers what they held")
     return GapError(
-        f"{missing}; the newest state before that is TXID {format_txid(after)}: ask for it to restore it",
+        f"{missing}; the newest state before that is TXID {format_txid(after)}: ask for it by its TXID",
         after=after,
         before=before,
     )

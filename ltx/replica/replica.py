@@ -21,7 +21,7 @@ from ltx.format import TXID, Header, parse_txid
 from ltx.replica.apply import FileError, Progress, apply_files
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.headers import Headers, last_txid_at, times_of
-from ltx.replica.layout import LINEAGE_KEY, Layout, native_layout
+from ltx.replica.layout import LINEAGE_KEY, Layout, elsewhere, native_layout
 from ltx.replica.output import check_integrity, check_kind, new_database
 from ltx.replica.plan import Plan, make_plan
 from ltx.replica.times import parse_time
@@ -70,6 +70,7 @@ class Replica:
         backend: The storage.
         layout: Where the files lie on it, as of the last listing.
         has_lineage: Whether the last listing showed who wrote here.
+        elsewhere: Where LTX files lie instead, where the last listing showed none here; "" where it did not tell.
 
     Args:
         backend: The storage, its root being the replica's.
@@ -80,6 +81,7 @@ class Replica:
         self.layout: Layout = native_layout(backend.scheme)
         self._headers = Headers(backend)
         self.has_lineage = False
+        self.elsewhere = ""
 
     @classmethod
     def open(cls, url: str, **storage_options: object) -> Self:
@@ -109,6 +111,7 @@ class Replica:
         objects = [*self.backend.list()]
         self.has_lineage = any(info.key == LINEAGE_KEY for info in objects)
         found, self.layout = files_of(objects, native)
+        self.elsewhere = "" if found else elsewhere(info.key for info in objects)
         return [file for file in found if level is None or file.level == level]
 
     def headers(self, files: Sequence[LTXFile]) -> Sequence[Header]:
@@ -163,9 +166,8 @@ class Replica:
             raise ValueError("give a time or a TXID, not both")
         known = self.files() if files is None else files
         if not known:
-            raise NoSnapshotError(
-                f"no LTX files lie at {self.url}: check the URL, or replicate a database to it"
-            )
+            advice = self.elsewhere or "or replicate a database to it"
+            raise NoSnapshotError(f"no LTX files lie at {self.url}: check the URL, {advice}")
         if at is not None:
             return self._plan_at(parse_time(at), known)
         return make_plan(known, parse_txid(txid) if isinstance(txid, str) else txid)

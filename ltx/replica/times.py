@@ -20,6 +20,11 @@ _NO_TIME = re.compile(r"[0-9a-fA-F]{16,}", re.ASCII)
 _LETTER_OR_PARTS = re.compile(r"[^\W\d_]|:|\d\D+\d+\D+\d")
 """A word, a time of day, or a date of three numbers: dateparser makes a date of nearly any number."""
 
+_TWO_WAYS = re.compile(r"(?<!\d)(\d{1,2})([/. -])(\d{1,2})\2(\d{4}|\d\d)(?!\d)", re.ASCII)
+_TIME_OF_DAY = re.compile(r"(\d+):(\d+)(?::(\d+))?", re.ASCII)
+_TWICE = re.compile(r"[-+]\s*[-+]|\b([^\W\d_]+)\s+\1\b", re.IGNORECASE)
+"""Two signs, or a word two times in a row: dateparser would pass over one."""
+
 _LANGUAGES = [
     "en",
     "de",
@@ -45,6 +50,9 @@ _LANGUAGES = [
 
 _OTHER_MONTH = timedelta(days=40)
 
+_MOVED = timedelta(seconds=1)
+"""What counts from now moves with it."""
+
 _PROBES = 7
 """Times asked for in parallel at each step of a search: 3,000 TXIDs take 4 steps."""
 
@@ -59,7 +67,7 @@ def parse_time(text: str | datetime, *, now: datetime | None = None) -> datetime
         now: What relative times count from; None for the clock.
 
     Raises:
-        ValueError: The text means no time.
+        ValueError: The text means no time, two different ones, or words for one in the future.
     """
     if isinstance(text, datetime):
         return text if text.tzinfo else text.replace(tzinfo=UTC)
@@ -93,13 +101,35 @@ def _parse_iso(words: str) -> datetime | None:
 
 def _parse_words(words: str, now: datetime) -> datetime | None:
     """Read a time in words; what names neither a day nor a time of day, such as `may` or `5`, is none."""
-    if _is_number(words) or not _LETTER_OR_PARTS.search(words):
+    if _is_number(words) or not _LETTER_OR_PARTS.search(words) or _is_odd(words):
         return None
+    _check_order(words)
     base = now.astimezone(UTC)
     found = _dateparser(words, base, REQUIRE_PARTS=["day"])
     if found is None and not any(_names_a_month(words, each) for each in (base, base - _OTHER_MONTH)):
         found = _dateparser(words, base)
+    if found and found > base and _dateparser(words, base + _MOVED) == found + _MOVED:
+        raise ValueError(f"no state is in the future: {words!r}; write 'now' for the newest one")
     return found
+
+
+def _is_odd(words: str) -> bool:
+    """Whether there is something in the text that dateparser would pass over: `yesterday 25:00` would be yesterday."""
+    times = _TIME_OF_DAY.findall(words)
+    wrong = any(int(hour) > 23 or int(minute) > 59 or int(second or 0) > 59 for hour, minute, second in times)
+    return wrong or _TWICE.search(words) is not None
+
+
+def _check_order(words: str) -> None:
+    """Refuse a date that is one day in Europe and another in America."""
+    found = _TWO_WAYS.search(words)
+    if found is None:
+        return
+    one, other, year = int(found[1]), int(found[3]), int(found[4]) + (2000 if len(found[4]) == 2 else 0)
+    if one != other and 0 < one <= 12 and 0 < other <= 12:
+        raise ValueError(
+            f"a date that can be read in two ways: {words!r}; write {year}-{other:02}-{one:02} or {year}-{one:02}-{other:02}"
+        )
 
 
 def _is_number(words: str) -> bool:

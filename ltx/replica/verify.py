@@ -63,7 +63,7 @@ class Verification:
 
     Attributes:
         files: Every file, in the order of a listing.
-        gaps: TXIDs between the oldest and the newest that no sound file holds.
+        gaps: TXIDs from 1 to the newest that no sound file holds.
         restorable: Every state that the sound files give, ascending.
         newest: The newest TXID that any file names, sound or not; 0 where there are no files.
     """
@@ -184,8 +184,8 @@ def _with_growth(read: Sequence[_Read]) -> Iterator[CheckedFile]:
 
 
 def _gaps(files: Sequence[LTXFile], sound: Sequence[LTXFile]) -> Iterator[Gap]:
-    """Find the TXIDs that the replica should hold and no sound file does."""
-    reached = min((file.min_txid for file in files), default=1) - 1
+    """Find the TXIDs that the replica should hold and no sound file does: a restore begins with TXID 1, or a snapshot of it."""
+    reached = 0
     newest = max((file.max_txid for file in files), default=0)
     for file in sorted(sound, key=lambda file: (file.min_txid, file.max_txid)):
         if file.min_txid > reached + 1:

@@ -44,7 +44,7 @@ def main() -> None:
         daemon = Daemon([database], flush_s=given["flush_s"])
         daemon.start()
     except (LTXError, BackendError, OSError, ValueError) as error:
-        reply(0, {"ok": False, "error": f"{type(error).__name__}: {error}"})
+        reply(0, {"ok": False, "error": str(error)})
         return
     reply(0, {"ok": True})
     for line in sys.stdin:

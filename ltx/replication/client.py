@@ -16,6 +16,7 @@ __all__ = ["Replication", "replicate"]
 
 _START_S = 30.0
 _SLACK_S = 10.0
+_LONGEST_S = 1 << 31
 
 
 class Replication:
@@ -148,6 +149,22 @@ class Replication:
         process.stdout.close()
 
 
+def _check_names(database: object, urls: object) -> None:
+    if not isinstance(database, str | os.PathLike):
+        raise TypeError(f"a database is a path: {database!r}")
+    if not isinstance(urls, Sequence) or not all(isinstance(each, str) for each in urls):
+        raise TypeError(f"a replica is named by its URL, a str, or several are by a list of them: {urls!r}")
+    if not urls:
+        raise ValueError(f"a replica is needed: name its URL, such as s3://bucket/app: {urls!r}")
+
+
+def _check_time(name: str, seconds: object) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} is a number of seconds: {seconds!r}")
+    if not 0 <= seconds < _LONGEST_S:
+        raise ValueError(f"{name} is a number of seconds, 0 or more and below {_LONGEST_S}: {seconds!r}")
+
+
 def replicate(
     database: str | os.PathLike[str],
     url: str | Sequence[str],
@@ -173,8 +190,15 @@ def replicate(
         flush_timeout: For how many seconds the end of the block tries to upload what is left.
         wal: Bring a database with a rollback journal into WAL mode; else it is left as it is.
         storage_options: What a URL cannot hold, handed to the storage.
+
+    Raises:
+        TypeError: An argument is of another type.
+        ValueError: A time is negative or no number, or there is no URL.
     """
-    urls = [url] if isinstance(url, str) else list(url)
+    urls = [url] if isinstance(url, str) else url
+    _check_names(database, urls)
+    _check_time("sync_interval", sync_interval)
+    _check_time("flush_timeout", flush_timeout)
     return Replication(
         database,
         urls,

@@ -52,7 +52,7 @@ def answer(daemon: "Daemon", line: bytes) -> Answer:
                 {"error": None} if all(done) else {}
             )
     except Exception as error:  # noqa: BLE001 - the one who asked is told
-        return {"ok": False, "error": f"{type(error).__name__}: {error}"}
+        return {"ok": False, "error": str(error) or type(error).__name__}
     return {"ok": False, "error": f"no such command: {command!r}; there are status and sync"}
 
 

@@ -151,7 +151,7 @@ def _around(daemon: Daemon, configuration: Configuration) -> Iterator[None]:
             try:
                 port = stack.enter_context(serving(daemon, configuration.address))
             except (OSError, OverflowError) as error:  # the second for a port beyond 65535
-                reason = (error.strerror if isinstance(error, OSError) else None) or error
+                reason = error.strerror or error if isinstance(error, OSError) else "a port is at most 65535"
                 raise LTXError(
                     f"metrics cannot be served at {configuration.address}: {reason}; choose another address"
                 ) from error

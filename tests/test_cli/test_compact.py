@@ -69,7 +69,7 @@ def test_compact_refuses_a_damaged_file_and_makes_nothing(cli: LTX, replica: Rep
 
 def test_a_place_without_files_is_probably_a_wrong_url(cli: LTX, place: Path) -> None:
     found = cli("compact", "nothing")
-    assert (found.code, found.out) == (0, "")
+    assert (found.code, found.out) == (1, "")
     assert found.err.startswith(f"ltx: no LTX files lie at file://{place}/nothing; check the URL")
     assert cli("compact", "nothing", "--json").out == "[]\n"
 

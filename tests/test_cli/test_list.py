@@ -62,11 +62,31 @@ def test_header_times_are_those_in_the_files_whatever_the_storage_says(cli: LTX,
 
 def test_an_empty_replica_lists_nothing_and_says_so_beside_it(cli: LTX, place: Path) -> None:
     found = cli("list", "nothing")
-    assert found.code == 0
+    assert found.code == 1
     assert found.out.split() == ["level", "min_txid", "max_txid", "size", "stored"]
     assert "no LTX files lie at" in found.err
-    assert json.loads(cli("list", "nothing", "--json").out) == []
+    as_json = cli("list", "nothing", "--json")
+    assert (as_json.code, json.loads(as_json.out), as_json.err) == (1, [], found.err)
     assert not (place / "nothing").exists()
+
+
+def test_a_level_without_files_is_no_failure(cli: LTX, replica: Replicated) -> None:
+    found = cli("list", "replica", "--level", "8")
+    assert (found.code, found.err) == (0, f"ltx: file://{replica.url} has no files of level 8\n")
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("replica/ltx", "check the URL, it goes on inside a replica, so leave out its end"),
+        ("replica/ltx/0", "check the URL, it goes on inside a replica, so leave out its end"),
+        (".", "check the URL, below it there is a replica at replica"),
+    ],
+)
+def test_a_replica_above_or_below_is_named(cli: LTX, replica: Replicated, url: str, said: str) -> None:
+    for words in (["list"], ["compact"], ["retain"], ["verify"], ["restore", "-o", "out.db"]):
+        found = cli(*words, url)
+        assert (found.code, found.err.endswith(f"{said}\n")) == (1, True), found.err
 
 
 def test_stats_count_requests_and_bytes_on_stderr(cli: LTX, replica: Replicated) -> None:

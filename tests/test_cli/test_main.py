@@ -77,6 +77,12 @@ def test_the_program_and_the_module_are_one(cli_process: LTXProcess, place: Path
         (["list", "a", "--storage-option", "url=y"], "cannot be called url"),
         (["list", "file:///a?b"], "takes no query"),
         (["list", ""], "names no folder"),
+        (["list", "s3//bucket/app"], "did you mean s3://bucket/app?"),
+        (["replicate", "--once", "a.db", "b?region=x"], "options go with a URL"),
+        (["replicate", ".", "b"], ". is a folder: name the database in it"),
+        (["replicate", "--once", ".", "b"], ". is a folder: name the database in it"),
+        (["list", "--config", "litestream.yml"], "name one of its databases after --config FILE"),
+        (["replicate", "a.db", "memory://m"], "this command's own memory, and gone when it ends"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(cli: LTX, place: Path, words: list[str], said: str) -> None:
@@ -250,7 +256,7 @@ def test_a_full_disk_leaves_nothing_behind(cli_process: LTXProcess, replica: Rep
         out, said = process.communicate()
     assert process.returncode == 1
     assert out == ""
-    assert said.startswith("ltx: File too large")
+    assert said.startswith(f"ltx: File too large: {os.getcwd()}; ")
     assert said.count("\n") == 1
     assert sorted(os.listdir()) == before
 
@@ -288,15 +294,49 @@ def test_a_signal_ends_a_command_soon_and_leaves_nothing_behind(
     assert sorted(os.listdir()) == before
 
 
-def on_terminal(process: LTXProcess, *words: str, stream: str) -> tuple[str, str]:
-    """Run a command with one of its streams on a terminal of 100 columns; return what that and the other one got."""
+EARLY = """
+import os, runpy, signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[2]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+program, sys.argv = sys.argv[1], ["-m", *sys.argv[1:]]
+runpy.run_module(program, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "loading"),
+    [
+        ("ltx", "ltx.cli.app"),
+        ("ltx", "typer"),
+        ("ltx", "backends"),
+        ("vfs", "vfs.connection"),
+        ("vfs", "typer"),
+    ],
+)
+def test_ctrl_c_while_a_program_is_loaded_is_one_line(
+    cli_process: LTXProcess, program: str, loading: str
+) -> None:
+    with cli_process(program, loading, code=EARLY) as process:
+        out, err = process.communicate()
+    assert (process.returncode, out, err) == (
+        130,
+        "",
+        f"{program}: interrupted; run it again when you like\n",
+    )
+
+
+def on_terminal(process: LTXProcess, *words: str, stream: str, columns: int = 100) -> tuple[str, str]:
+    """Run a command with one of its streams on a terminal; return what that and the other one got."""
     import fcntl
     import pty
     import struct
     import termios
 
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     with process(*words, **{stream: theirs}) as running:
         os.close(theirs)
         seen = b""
@@ -312,6 +352,31 @@ def on_terminal(process: LTXProcess, *words: str, stream: str) -> tuple[str, str
     os.close(ours)
     assert running.returncode == 0
     return seen.decode(), other
+
+
+def test_a_listing_fits_80_columns(
+    cli_process: LTXProcess, replica: Replicated, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    os.truncate(replica.file(2), 123_456_789)
+    seen, _ = on_terminal(cli_process, "list", "replica", stream="stdout", columns=80)
+    rows = [line for line in seen.splitlines() if "0000" in line]
+    assert len(rows) == 3
+    assert re.search(r"0000000000000002 +123,456,789 +20\d\d-\d\d-\d\dT[0-9:.]{12}Z", rows[1])
+
+
+def test_no_line_has_what_only_programmers_know(cli: LTX, replica: Replicated) -> None:
+    """Numbers of errors, Python's classes, bytes as Python writes them."""
+    replica.file(1).write_bytes(b"\xb3" * 200)
+    for words in (
+        ["list", "ftp://127.0.0.1:1/x"],
+        ["list", "sftp://127.0.0.1:1/x"],
+        ["list", "replica", "--header-times"],
+        ["replicate", "--no-upkeep", "app.db", "copy", "--metrics", "127.0.0.1:99999"],
+    ):
+        found = cli(*words)
+        assert found.code == 1
+        assert not re.search(r"Errno|Error\b|None|b'|\(\)|\.;", found.err), found.err
 
 
 def test_tables_are_drawn_on_a_terminal_only(

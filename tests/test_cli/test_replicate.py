@@ -10,6 +10,7 @@ def test_each_run_publishes_what_changed(cli: LTX, database: Path) -> None:
     first = cli("replicate", "--once", "app.db", "replica")
     assert (first.code, first.err) == (0, "")
     assert first.out.startswith("published TXID 0000000000000001 of ")
+    assert f"Z to file://{database.parent}/replica: " in first.out
     again = cli("replicate", "--once", "app.db", "replica")
     assert again.code == 0
     assert again.out.startswith("nothing was published")

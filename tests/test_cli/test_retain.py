@@ -80,7 +80,7 @@ def test_a_damaged_snapshot_replaces_nothing_and_is_named(cli: LTX, kept: Replic
 
 def test_an_empty_replica_has_nothing_to_delete(cli: LTX, place: Path) -> None:
     found = cli("retain", "nothing")
-    assert found.code == 0
+    assert (found.code, found.out) == (1, "")
     assert f"no LTX files lie at file://{place}/nothing; check the URL" in found.err
     assert json.loads(cli("retain", "nothing", "--json").out)["oldest"] is None
 

@@ -63,6 +63,7 @@ def test_missing_txids_are_named(cli: LTX, replica: Replicated) -> None:
     replica.file(1).unlink()
     found = cli("verify", "replica")
     assert "restorable:  no states" in found.out
+    assert "missing:     TXIDs 0000000000000001 to 0000000000000002\n" in found.out
 
 
 def test_an_empty_place_is_not_sound(cli: LTX, place: Path) -> None:

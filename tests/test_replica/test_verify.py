@@ -84,11 +84,12 @@ def test_a_damaged_file_without_others_is_a_gap_too(backend: MemoryBackend, repl
         (["0:1", "0:2", "0:5", "0:6", "0:9"], [(3, 4), (7, 8)], [1, 2]),
         (["0:1", "1:2-4", "0:6"], [(5, 5)], [1, 4]),
         (["0:1", "0:3", "9:1-6", "0:7"], [], [1, 6, 7]),
-        (["0:4", "0:5", "0:7"], [(6, 6)], []),
+        (["0:4", "0:5", "0:7"], [(1, 3), (6, 6)], []),
+        (["1:2-4", "0:5"], [(1, 1)], []),
         (["9:1-4", "0:2", "0:3"], [], [4]),
     ],
 )
-def test_missing_txids_are_told_between_the_oldest_and_the_newest(
+def test_missing_txids_are_told_from_the_first_to_the_newest(
     backend: MemoryBackend,
     replica: Replica,
     places: Sequence[str],

@@ -230,7 +230,22 @@ def test_a_setting_given_twice_is_a_warning(read: Read) -> None:
         ("dbs:\n- path: /a\n", 2, "the database /a needs a 'replica'"),
         ("dbs:\n- dir: /a\n  pattern: '*'\n", 2, "the folder /a needs a 'replica'"),
         ("dbs:\n- path: /a\n  replica:\n", 2, "needs a 'replica'"),
-        ("dbs:\n- path: /a\n  replica: s3://b/p\n", 3, "valid"),
+        (
+            "dbs:\n- path: /a\n  replica: s3://b/p\n",
+            3,
+            "'replica' of the database /a must have settings of its own: write 'url:' and a value on a line below it",
+        ),
+        ("dbs:\n- /a.db\n", 2, "this database must have settings of its own: write 'path:'"),
+        ("dbs: /a.db\n", 1, "'dbs' must be a list: begin each entry"),
+        ("dbs:\n- path: [a]\n  replica: {path: r}\n", 2, "must be a single value"),
+        ("dbs:\n- path: /a\n  truncate-page-n: x\n  replica: {path: r}\n", 3, "must be a whole number"),
+        ("dbs:\n- path: /a\n  wal: x\n  replica: {path: r}\n", 3, "must be true or false"),
+        ("l0-retention: long\n", 1, "'l0-retention': a time is written such as 24h"),
+        ("dbs:\n- path: /a\n   replica:\n", 3, "check the indentation"),
+        ("dbs:\n  - path: /a\n    replica:\n      path: r\n     wal: true\n", 5, "check the indentation"),
+        ("dbs:\n- path: /a\n\treplica:\n", 3, "tabs are not allowed for indentation"),
+        ("dbs:\n- path: '/a\n  replica:\n    path: r\n", 2, "a quote is opened here and not closed"),
+        ("dbs:\n- path: /a\n  replica: {path: r\n", 3, "is opened here and not closed"),
         ("dbs:\n- path: /a\n  replica: {}\n", 3, "needs a 'url', or a 'path'"),
         (
             "dbs:\n- path: /a\n  watch: true\n  replica: {path: r}\n",
@@ -418,3 +433,10 @@ def test_where_the_state_of_a_folder_is_kept(read: Read) -> None:
 def test_patterns_that_go_refuses(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         pattern_as_regex(pattern)
+
+
+def test_databases_are_called_dbs(read: Read) -> None:
+    found = read("databases:\n- path: /a\n  replica: {path: r}\n")
+    assert [warning.partition(": ")[2] for warning in found.warnings] == [
+        "there is no setting 'databases': did you mean 'dbs'?"
+    ]

@@ -11,6 +11,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -233,9 +234,34 @@ def test_the_database_of_this_program_is_replicated_by_another_process(tmp_path:
 
 def test_what_cannot_be_replicated_says_so(tmp_path: Path) -> None:
     make(tmp_path / "a.db")
-    with pytest.raises(ltx.ReplicaError, match="nowhere"), ltx.replicate(tmp_path / "a.db", "nowhere://x"):
+    with (
+        pytest.raises(ltx.ReplicaError, match=r"^no backend for nowhere://"),
+        ltx.replicate(tmp_path / "a.db", "nowhere://x"),
+    ):
         pass
     (tmp_path / "in the way").write_text("")
     replication = ltx.replicate(tmp_path / "a.db", f"file://{tmp_path}/in%20the%20way", flush_timeout=0.5)
     with pytest.raises(ltx.ReplicaError, match="stays beside the database"), replication:
         pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "said"),
+    [
+        ({"sync_interval": "x"}, TypeError, "sync_interval is a number of seconds: 'x'"),
+        ({"sync_interval": True}, TypeError, "sync_interval is a number of seconds: True"),
+        ({"sync_interval": -1}, ValueError, "sync_interval is a number of seconds, 0 or more"),
+        ({"sync_interval": float("nan")}, ValueError, "sync_interval is a number of seconds, 0 or more"),
+        ({"flush_timeout": float("inf")}, ValueError, "flush_timeout is a number of seconds, 0 or more"),
+        ({"flush_timeout": None}, TypeError, "flush_timeout is a number of seconds: None"),
+        ({"url": Path("replica")}, TypeError, "a replica is named by its URL"),
+        ({"url": ["replica", 5]}, TypeError, "a replica is named by its URL"),
+        ({"url": []}, ValueError, "a replica is needed"),
+        ({"database": 5}, TypeError, "a database is a path: 5"),
+    ],
+)
+def test_a_wrong_argument_is_refused_where_it_is_given(
+    wrong: dict[str, Any], kind: type[Exception], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        ltx.replicate(**{"database": "a.db", "url": "replica", **wrong})

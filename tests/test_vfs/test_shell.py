@@ -106,8 +106,6 @@ def test_times_and_txids_are_visited(source: Origin) -> None:
             ["--at", "10 years ago", "SELECT 1"],
             "is before all that is kept; the oldest that can be restored is TXID",
         ),
-        (["--at", "", "SELECT 1"], "vfs: not a time: ''"),
-        (["--txid", "9", "SELECT 1"], "vfs: a TXID is 16 lower-case hex digits"),
         (["--storage-option", "a=b", "SELECT 1"], "vfs: a folder takes no options: a\n"),
     ],
 )
@@ -143,6 +141,10 @@ def test_a_replica_that_cannot_be_opened_is_one_line_and_status_1(url: str) -> N
     [
         [],
         ["URL", "--nosuch"],
+        ["URL", "--at", "nonsense", "SELECT 1"],
+        ["URL", "--at", "in 5 minutes", "SELECT 1"],
+        ["URL", "--txid", "42", "SELECT 1"],
+        ["URL", "--txid", "xyz"],
         ["URL", "--at", "now", "--txid", "0000000000000001", "SELECT 1"],
         ["URL", "--poll-interval", "-1"],
         ["URL", "--timeout", "0"],
@@ -151,7 +153,22 @@ def test_a_replica_that_cannot_be_opened_is_one_line_and_status_1(url: str) -> N
 )
 def test_wrong_usage_is_status_2(arguments: list[str], source: Origin) -> None:
     error = refusal(2, *(source.url if each == "URL" else each for each in arguments))
-    assert "Usage: python -m vfs" in error
+    assert error.startswith("vfs: ")
+    assert error.count("\n") == 1
+    assert "python -m vfs --help" in error or "; " in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--at", "", "SELECT 1"], "vfs: not a time: ''"),
+        (["--txid", "9", "SELECT 1"], "vfs: a TXID is 16 lower-case hex digits"),
+    ],
+)
+def test_a_moment_that_is_none_is_wrong_usage(arguments: list[str], message: str, source: Origin) -> None:
+    error = refusal(2, source.url, *arguments)
+    assert message in error
+    assert error.count("\n") == 1
 
 
 def test_help_shows_examples() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-__all__ = ["Document", "Path", "expanded", "parse", "problem"]
+__all__ = ["Document", "Path", "expanded", "mark_of", "parse", "problem"]
 
 Path = tuple[str | int, ...]
 """Where a value is: names of settings, and places in lists from 0."""
@@ -27,11 +27,21 @@ _TAGGED = f"a value that begins with '!' is a tag to YAML, which there is none o
 _ANCHORED = f"a value that begins with '&' is a name to YAML, and nothing else: {_QUOTE_IT}"
 _PROBLEMS = {
     "found undefined alias": f"a value that begins with '*' is another one's name to YAML: {_QUOTE_IT}",
+    "found character '\\t'": "tabs are not allowed for indentation: use spaces",
     "found character": f"a value begins with a character that it cannot begin with: {_QUOTE_IT}",
     "found undefined tag handle": _TAGGED,
     "found unknown escape character": f"within double quotes a backslash means something else: {_QUOTE_IT}",
 }
-_EXPECTED = re.compile(r"expected (?:<block end>|<document start>|',' or '[\]}]'|[a-z ,]+)")
+_CONTEXTS = {
+    "while scanning a quoted scalar": "a quote is opened here and not closed: close it",
+    "while parsing a flow ": "a '{' or '[' is opened here and not closed, or something in it is wrong: close it",
+}
+_INDENTATION = "check the indentation: what belongs together begins in the same column"
+_MISPLACED = {
+    "expected <block end>": _INDENTATION,
+    "mapping values are not allowed": f"a ':' is where none can be; {_INDENTATION}, and a value with ': ' stands in single quotes",
+}
+_EXPECTED = re.compile(r"expected (?:<document start>|',' or '[\]}]'|[a-z ,]+)")
 
 
 @dataclass(slots=True)
@@ -99,12 +109,22 @@ def problem(error: yaml.MarkedYAMLError) -> str:
     text = error.problem or ""
     if text in (_TAGGED, _ANCHORED):
         return text
-    for start, meaning in _PROBLEMS.items():
+    for start, meaning in (_PROBLEMS | _MISPLACED).items():
         if text.startswith(start):
+            return meaning
+    for start, meaning in _CONTEXTS.items():
+        if (error.context or "").startswith(start):
             return meaning
     if found := _EXPECTED.match(text):
         return f"{found[0].strip(' ,')} here"
     return text if re.fullmatch("[a-z ]+", text) else "look at this line, and put its value in single quotes"
+
+
+def mark_of(error: yaml.MarkedYAMLError) -> yaml.Mark | None:
+    """Return where to look: for what is never closed that is where it is opened, not the end of the file."""
+    if (error.context or "").startswith(tuple(_CONTEXTS)):
+        return error.context_mark or error.problem_mark
+    return error.problem_mark or error.context_mark
 
 
 class _Loader(yaml.SafeLoader):

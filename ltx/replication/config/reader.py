@@ -46,6 +46,20 @@ from ltx.replication.maintenance import Upkeep
 __all__ = ["DEFAULT_PATH", "default_path", "read_config"]
 
 DEFAULT_PATH = "/etc/litestream.yml"
+_MEANT: Mapping[document.Path, list[str]] = {(name,): ["dbs"] for name in ("databases", "database")}
+"""What people write at the top for settings whose names are not like it."""
+
+_KINDS = {
+    "list_type": "must be a list: begin each entry on a line of its own, with '- '",
+    "string_type": "must be a single value, not a list or a mapping",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
+    **dict.fromkeys(("int_parsing", "int_type"), "must be a whole number"),
+}
+_FIRST = {"dbs": "path:", "replica": "url:", "replicas": "url:", "levels": "interval:"}
+"""How the value of a setting that has settings of its own usually begins."""
+
+_PREDICATE = re.compile("(?:is|has|needs|must|should) ")
+
 _LEVELS = {"trace": 10, "debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
 
@@ -134,7 +148,7 @@ class _Reader:
         try:
             self._document = document.parse(text, lines)
         except yaml.MarkedYAMLError as error:  # its text shows the line, where a secret may be
-            mark = error.problem_mark or error.context_mark
+            mark = document.mark_of(error)
             line = lines[min(mark.line, len(lines) - 1)] if mark else None
             problem = document.problem(error)
             raise ConfigFileError(f"is no YAML: {problem}", path=self._path, line=line) from None
@@ -169,7 +183,7 @@ class _Reader:
             holder = holder[step]
         if error["type"] == "extra_forbidden":
             known = list(_known(File, where[:-1]))
-            near = difflib.get_close_matches(str(where[-1]), known, 1, 0.7)
+            near = _MEANT.get(where, difflib.get_close_matches(str(where[-1]), known, 1, 0.7))
             hint = f": did you mean {near[0]!r}?" if near else "; it has no effect"
             del holder[where[-1]]
             self._warn(f"there is no setting {self._named(where)}{hint}", self._document.line(where))
@@ -285,9 +299,13 @@ class _Reader:
     def _spoken(self, error: ErrorDetails) -> str:
         text = error["msg"].removeprefix("Value error, ")
         text = re.sub("^input should ", "should ", text[:1].lower() + text[1:])
+        text = _KINDS.get(error["type"], text)
+        if error["type"] == "model_type":
+            steps = [step for step in error["loc"] if isinstance(step, str)]
+            text = f"must have settings of its own: write {_FIRST.get(steps[-1], 'name:')!r} and a value on a line below it"
         if not (named := self._named(error["loc"])):
             return text
-        return f"{named}: {text}" if text.startswith("'") else f"{named} {text}"
+        return f"{named} {text}" if _PREDICATE.match(text) else f"{named}: {text}"
 
 
 def _upkeep(section: UpkeepSettings, file: UpkeepSettings) -> Upkeep:
