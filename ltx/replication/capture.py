@@ -31,6 +31,9 @@ _IN_MEMORY = 16 << 20
 """Bytes of frames beyond which a transaction goes to a temporary file."""
 
 _READ_SIZE = 1 << 18
+_GIVE_WAY_S, _GIVE_WAY_STEP_S = 0.1, 0.002
+_COPIED_IN_S = 50 << 20
+"""Bytes of the WAL that a checkpoint brings over in a second, where disks are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,25 @@ class Capture:
         """Where nothing is new, slide if a checkpoint got on: an application's own may be waiting for the pin."""
         if self.pins.frame_counts() != self._counts:
             self.slide()
+
+    def give_way(self) -> None:
+        """While somebody else's checkpoint keeps writers out, slide as soon as it has got on; after a `slide`.
+
+        It waits twice: for pins that began before the WAL's end, and, when all is in the file, for those that read from
+        the WAL at all. It may have much to copy in between, for which nobody waits here.
+        """
+        frames, done = self.pins.frame_counts()
+        frame_size = self.followed.page_size if self.followed else 0
+        until = time.monotonic() + _GIVE_WAY_S + (frames - done) * frame_size / _COPIED_IN_S
+        while self.pins.waiting() is not None and time.monotonic() < until:
+            time.sleep(_GIVE_WAY_STEP_S)
+            captured = self.increment()  # a look lies between the beginnings of two pins, here too
+            if captured is not None:
+                captured.close()  # the writers go on: it is over
+                return
+            self.relax()
+            if self._counts[0] == self._counts[1]:
+                return  # the pin reads from the file alone now: nobody waits for it
 
     def _seen(self, followed: Followed) -> Followed:
         """Look at the WAL's header: where it is another one, the next frame is the first."""

@@ -7,7 +7,6 @@ whole database is compared with the table of what the line of transactions has, 
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -39,6 +38,9 @@ __all__ = ["Database", "Settings"]
 
 _TRIES = 8
 _STUCK_S = 10
+_BIG = 4 << 20
+"""Bytes that take so long to make durable that nobody should have to wait for it."""
+
 log = logging.getLogger("ltx")
 
 
@@ -100,7 +102,7 @@ class Database:
         self._rollback: RollbackSource | None = None
         self._guard: BinaryIO | None = None
         self._lock = threading.RLock()
-        self._warned = False
+        self._wal_stuck: str | None = None
         self._counts = (0, 0)
         self._stranger: Uploader | None = None
         self._theirs: Writer | None = None
@@ -239,36 +241,52 @@ class Database:
         self._checkpointer = Checkpointer(self._capture, self.settings.limits)
 
     def _advance(self, capture: Capture) -> None:
+        assert self._checkpointer is not None
         captured = capture.increment()
+        big = captured is not None and captured.wal_size > _BIG
+        if big or capture.pins.waiting() is not None:
+            self._let_through(capture, captured)
+            return
         if captured is not None:
             try:
                 self.line.stage(captured)
                 capture.accept(captured)
             finally:
                 captured.close()
-        if self._checkpointer is not None and self._checkpointer.due():
+        if self._checkpointer.due():
             self._checkpointer.run(self._stage)
-            self._report(self._checkpointer)
         elif captured is not None:
             capture.slide()
         else:
             capture.relax()
+        self._checkpointer.shrinker.run()
+        self._report(self._checkpointer)
+
+    def _let_through(self, capture: Capture, captured: Captured | None) -> None:
+        """Slide before what was captured is durable: a checkpoint of the application may wait, and all its writers."""
+        try:
+            if captured is not None:
+                capture.accept(captured)
+            capture.slide()
+            capture.give_way()
+            if captured is not None:
+                self.line.stage(captured)
+        except BaseException:
+            capture.followed = None  # it went past what is not durable
+            raise
+        finally:
+            if captured is not None:
+                captured.close()
 
     def _stage(self, captured: Captured) -> None:
         self.line.stage(captured)
 
     def _report(self, checkpointer: Checkpointer) -> None:
-        since = checkpointer.stuck_since
-        stuck = since is not None and time.monotonic() - since > _STUCK_S
-        if stuck and not self._warned:
-            log.warning(
-                "the WAL cannot shrink: %s for long",
-                "somebody has been reading an old state"
-                if checkpointer.is_blocked
-                else "writers have been too quick",
-                extra={"db": str(self.path), "wal_frames": self._frame_counts()[0]},
-            )
-        self._warned = stuck
+        why = checkpointer.stuck(_STUCK_S)
+        if why and not self._wal_stuck:
+            sizes = {"wal_frames": self._frame_counts()[0], "wal_size": checkpointer.shrinker.size()}
+            log.warning("the WAL cannot shrink: %s", why, extra={"db": str(self.path), **sizes})
+        self._wal_stuck = why
 
     def _compare(self) -> None:
         """Compare the whole database under a new pin, and go on from there."""
@@ -357,6 +375,11 @@ class Database:
                     self._guard = None
                 self._opened = False
 
+    def waiting(self) -> int | None:
+        """Tell whether the application is in a checkpoint that may wait for us, as `Pins.waiting` does."""
+        pins = self._pins
+        return pins.waiting() if pins is not None else None
+
     @property
     def is_open(self) -> bool:
         """Whether it was read, and it is known what was captured of it."""
@@ -379,6 +402,7 @@ class Database:
             txid=self.line.txid if self._opened else 0,
             wal_frames=frames,
             wal_frames_done=done,
+            wal_stuck=self._wal_stuck if checkpointer else None,
             replicas=[uploader.status for uploader in self.uploaders],
             error=describe(self.error),
             checkpoints=checkpointer.count if checkpointer else 0,
