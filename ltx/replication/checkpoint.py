@@ -104,8 +104,8 @@ class Checkpointer:
         Call it after a look at all that was committed: the pin slides.
 
         Args:
-            publish: Makes durable what was captured. It is called when writers go on already; if it raises for what was
-                captured behind the barrier, only comparing the whole database leads on.
+            publish: Makes durable what was captured, which was accepted already, and closes it; where that fails, it
+                retracts it. It is called when writers go on already.
 
         Returns:
             Whether all of it is there now.
@@ -142,14 +142,13 @@ class Checkpointer:
             if frames - done <= _TAIL_FRAMES or (longest and frames - done > longest // 2):
                 return True  # or they write faster than this gets on
             longest = frames - done
-            captured = self._capture.increment()
+            slides, captured = self._capture.slides, self._capture.increment()
             if captured is None:
                 return True
-            try:
-                publish(captured)
-                self._capture.accept(captured)
-            finally:
-                captured.close()
+            self._capture.accept(captured)
+            publish(captured)
+            if self._capture.slides != slides:  # somebody else's checkpoint came between
+                return True
 
     def _behind_barrier(self, publish: Callable[[Captured], None]) -> bool:
         pins, captured = self._capture.pins, None
@@ -184,13 +183,7 @@ class Checkpointer:
         finally:
             barrier.close()
         if captured:
-            try:
-                publish(captured)
-            except BaseException:
-                self._capture.followed = None  # it went past what is not durable
-                raise
-            finally:
-                captured.close()
+            publish(captured)
         return frames == done
 
 

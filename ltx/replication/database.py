@@ -38,9 +38,6 @@ __all__ = ["Database", "Settings"]
 
 _TRIES = 8
 _STUCK_S = 10
-_BIG = 4 << 20
-"""Bytes that take so long to make durable that nobody should have to wait for it."""
-
 log = logging.getLogger("ltx")
 
 
@@ -242,44 +239,39 @@ class Database:
 
     def _advance(self, capture: Capture) -> None:
         assert self._checkpointer is not None
-        captured = capture.increment()
-        big = captured is not None and captured.wal_size > _BIG
-        if big or capture.pins.waiting() is not None:
-            self._let_through(capture, captured)
-            return
+        slides, captured = capture.slides, capture.increment()
         if captured is not None:
-            try:
-                self.line.stage(captured)
-                capture.accept(captured)
-            finally:
-                captured.close()
-        if self._checkpointer.due():
-            self._checkpointer.run(self._stage)
-        elif captured is not None:
-            capture.slide()
-        else:
-            capture.relax()
-        self._checkpointer.shrinker.run()
+            capture.accept(captured)
+        self._publish(captured)
+        if capture.slides == slides:  # else a look comes first; and somebody else checkpoints
+            if self._checkpointer.due():
+                self._checkpointer.run(self._publish)
+            elif captured is not None:
+                capture.slide()
+            else:
+                capture.relax()
+            self._checkpointer.shrinker.run()
         self._report(self._checkpointer)
 
-    def _let_through(self, capture: Capture, captured: Captured | None) -> None:
-        """Slide before what was captured is durable: a checkpoint of the application may wait, and all its writers."""
+    def _publish(self, captured: Captured | None) -> None:
+        """Make durable what was captured and accepted, and let the application's own checkpoints through meanwhile.
+
+        All its writers may wait for one: the pin slides then, and what was captured until then is made durable, too.
+        """
+        capture, left = self._capture, [captured] if captured is not None else []
+        assert capture is not None
         try:
-            if captured is not None:
-                capture.accept(captured)
-            capture.slide()
-            capture.give_way()
-            if captured is not None:
-                self.line.stage(captured)
+            left += capture.let_through()
+            while left:
+                left[0].meanwhile = lambda: left.extend(capture.let_through())
+                self.line.stage(left[0])
+                left.pop(0).close()
         except BaseException:
-            capture.followed = None  # it went past what is not durable
+            capture.retract()
             raise
         finally:
-            if captured is not None:
-                captured.close()
-
-    def _stage(self, captured: Captured) -> None:
-        self.line.stage(captured)
+            for each in left:
+                each.close()
 
     def _report(self, checkpointer: Checkpointer) -> None:
         why = checkpointer.stuck(_STUCK_S)
@@ -294,7 +286,7 @@ class Database:
         for number in range(_TRIES):
             try:
                 source = self._capture.rebase()
-                self._publish_all(source)
+                self._publish_whole(source)
                 self._capture.follow(source)
             except MovedError:  # the pin was on a WAL that all was taken from; the next one is not
                 if number == _TRIES - 1:
@@ -303,7 +295,7 @@ class Database:
                 self._capture.slide()
                 return
 
-    def _publish_all(self, source: PinnedDatabase) -> None:
+    def _publish_whole(self, source: PinnedDatabase) -> None:
         if self._stranger is not None:
             self._check_kinship(source, self._stranger.replica.url)
             self._stranger = None
@@ -329,7 +321,7 @@ class Database:
         with rollback.changed(always=self._wanted()) as source:
             if source is None:
                 return
-            self._publish_all(source)
+            self._publish_whole(source)
         rollback.accept()
 
     def _tidy(self) -> None:
