@@ -14,6 +14,8 @@ __all__ = ["blocking_checkpoint", "descriptor_of"]
 _WRITE, _CHECKPOINT = 120, 121
 """The bytes of the -shm file that whoever writes and whoever checkpoints has locked: a part of SQLite's file format."""
 
+_RECENT = 16
+
 _LINUX, _BSD = struct.Struct("hhqqi"), struct.Struct("qqihh")
 _IS_LINUX = sys.platform.startswith("linux")
 
@@ -28,26 +30,34 @@ def _question(byte: int) -> bytes:
 _QUESTIONS = {byte: _question(byte) for byte in (_WRITE, _CHECKPOINT)}
 
 
-def descriptor_of(inode: tuple[int, int] | None) -> int | None:
+def descriptor_of(inode: tuple[int, int] | None, *, recent: bool = False) -> int | None:
     """Return a descriptor that this process has open on a file; None where there is none, or it cannot be told.
 
     It belongs to somebody else: never close it, and expect it to be gone when its owner is.
 
     Args:
         inode: The file's device and inode.
+        recent: Whether to look only where it most likely is if it was opened just now.
     """
     try:
-        descriptors = [int(name) for name in os.listdir("/dev/fd")]
+        descriptors = _recent() if recent else sorted(map(int, os.listdir("/dev/fd")), reverse=True)
     except OSError:
         return None
-    for descriptor in sorted(descriptors, reverse=True):
+    for descriptor in descriptors:
         try:
             found = os.fstat(descriptor)
-        except OSError:  # the one that listed them
+        except OSError:  # closed meanwhile
             continue
         if (found.st_dev, found.st_ino) == inode:
             return descriptor
     return None
+
+
+def _recent() -> list[int]:
+    """Return the numbers below the lowest that is free, which are mostly those given last."""
+    free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(free)
+    return list(range(free - 1, max(-1, free - 1 - _RECENT), -1))
 
 
 def blocking_checkpoint(descriptor: int) -> bool:

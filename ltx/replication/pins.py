@@ -68,6 +68,8 @@ class Pins:
             self._inodes = self._inodes_now()
             if self._inodes[0] != before:
                 raise Doubt(f"{path} was replaced while it was opened: try again")
+            if self.mode == "wal":
+                self._shared = descriptor_of(self._inodes[2], recent=True)
         except BaseException as error:
             self.close()
             if isinstance(error, apsw.Error):
