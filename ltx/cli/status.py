@@ -32,9 +32,9 @@ def status(
 
     The exit code is 1 where none runs, the database is not replicated, or a replica has an error.
 
-    JSON is an array: of each database pid, path, state, mode, txid, wal_frames, wal_frames_done, error, checkpoints,
-    longest_barrier_s, compared and replicas (url, txid, lag_size, lag_s, needs_snapshot, stopped, error, upkeep_error). A
-    txid that is not known yet is null.
+    JSON is an array: of each database pid, path, state, mode, txid, wal_frames, wal_frames_done, wal_stuck, error,
+    checkpoints, longest_barrier_s, compared and replicas (url, txid, lag_size, lag_s, needs_snapshot, stopped, error,
+    upkeep_error). A txid that is not known yet is null.
     """
     from ltx.replication.control import ask, socket_folder, sockets
 

@@ -5,7 +5,7 @@ its frames were seen. Whatever else is found is a `Doubt`, after which only `reb
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,10 @@ _IN_MEMORY = 16 << 20
 """Bytes of frames beyond which a transaction goes to a temporary file."""
 
 _READ_SIZE = 1 << 18
+_MEANWHILE_S = 0.01
+_GIVE_WAY_S, _GIVE_WAY_STEP_S = 0.1, 0.002
+_COPIED_IN_S = 50 << 20
+"""Bytes of the WAL that a checkpoint brings over in a second, where disks are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,7 @@ class Captured:
         page_count: How many pages.
         wal_size: How many bytes of WAL they were taken from.
         after: How far the database was followed then.
+        meanwhile: What to call now and then while the pages are read, which may take long.
     """
 
     def __init__(
@@ -81,15 +86,19 @@ class Captured:
         self.timestamp_ms = time.time_ns() // 1_000_000
         self.page_count = len(pgnos)
         self.wal_size = wal_size
+        self.meanwhile: Callable[[], None] | None = None
         self._spool, self._pgnos, self._places = spool, pgnos, places
 
     def pages(self) -> Iterator[tuple[int, bytes]]:
         """Yield page numbers, ascending, and pages."""
         size, stride = self.page_size, self.page_size + FRAME_HEAD_SIZE
         ends = np.append(np.flatnonzero(np.diff(self._places) != stride) + 1, len(self._places))
-        most, start = max(1, _READ_SIZE // stride), 0
+        most, start, called = max(1, _READ_SIZE // stride), 0, time.monotonic()
         for end in ends.tolist():  # frames that lie one behind the other are read at once
             for first in range(start, end, most):
+                if self.meanwhile is not None and time.monotonic() - called > _MEANWHILE_S:
+                    self.meanwhile()
+                    called = time.monotonic()
                 count = min(most, end - first)
                 self._spool.seek(int(self._places[first]))
                 data = self._spool.read((count - 1) * stride + size)
@@ -108,6 +117,11 @@ class Capture:
     `increment` finds what is new and changes nothing; when that is durable, `accept` lets the next one begin after it,
     and `slide` moves the pin. Between two pins' beginnings lies at least one look at all that was committed.
 
+    Attributes:
+        pins: The chain.
+        followed: How far; None where only comparing all pages leads on.
+        slides: How often the pin moved.
+
     Args:
         pins: The chain; it stays the caller's.
         aside: A folder for temporary files.
@@ -116,12 +130,14 @@ class Capture:
     def __init__(self, pins: Pins, aside: Path) -> None:
         self.pins = pins
         self.followed: Followed | None = None
+        self.slides = 0
+        self._before: Followed | None = None
         self._aside = aside
         self._counts = (-1, -1)
 
     def rebase(self) -> PinnedDatabase:
         """Pin anew, and return the whole database then: compare it, make that durable, then call `follow`."""
-        self.followed = None
+        self.followed = self._before = None
         self.pins.slide()
         return hold(self.pins.held, self.pins.path, self.pins.mode, self._limit)
 
@@ -168,15 +184,22 @@ class Capture:
         raise Doubt(f"the WAL of {self.pins.path} began anew again and again")
 
     def accept(self, captured: Captured) -> None:
-        """Go on after what was captured: it is durable."""
-        self.followed = captured.after
+        """Go on after what was captured: it is durable, or will be before anything else is."""
+        self._before, self.followed = self.followed, captured.after
+
+    def retract(self) -> None:
+        """Take back that the last one was accepted; where the pin slid since, only comparing all pages leads on."""
+        self._before, self.followed = None, self._before
 
     def slide(self) -> None:
         """Let the pin hold the last commit; a look at all that was committed came before."""
         if self.followed is None:
             raise Doubt(f"{self.pins.path} was not compared yet")
+        counts = (
+            self.pins.frame_counts()
+        )  # before the pin begins: what changes meanwhile lets `relax` slide once more
         self.pins.slide()
-        self._counts = self.pins.frame_counts()
+        self.slides, self._before, self._counts = self.slides + 1, None, counts
         if self.followed.restarted:
             self.followed = _with(self.followed, restarted=False)
 
@@ -184,6 +207,39 @@ class Capture:
         """Where nothing is new, slide if a checkpoint got on: an application's own may be waiting for the pin."""
         if self.pins.frame_counts() != self._counts:
             self.slide()
+
+    def let_through(self) -> list[Captured]:
+        """While a checkpoint of somebody else keeps writers out, slide whenever it waits for that.
+
+        It waits twice: for pins that began before the WAL's end, and, when all is in the file, for those that read from
+        the WAL at all. In between it may have much to copy.
+
+        Returns:
+            What was captured on the way, and accepted. It is not durable yet: where it will not be, call `retract`.
+        """
+        found: list[Captured] = []
+        if self.followed is None or self.pins.waiting() is None:
+            return found
+        frames, done = self.pins.frame_counts()
+        until = time.monotonic() + _GIVE_WAY_S + (frames - done) * self.followed.page_size / _COPIED_IN_S
+        try:
+            while self.pins.waiting() is not None and time.monotonic() < until:
+                captured = self.increment()  # a look lies between the beginnings of two pins, here too
+                if captured is None:
+                    self.relax()
+                else:
+                    found.append(captured)
+                    self.accept(captured)
+                    self.slide()
+                if self._counts[0] == self._counts[1]:
+                    break  # the pin reads from the file alone: nobody waits for it now
+                time.sleep(_GIVE_WAY_STEP_S)
+        except BaseException:
+            self.followed = self._before = None
+            for captured in found:
+                captured.close()
+            raise
+        return found
 
     def _seen(self, followed: Followed) -> Followed:
         """Look at the WAL's header: where it is another one, the next frame is the first."""

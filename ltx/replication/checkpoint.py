@@ -15,6 +15,7 @@ import apsw
 
 from ltx.replication.capture import Capture, Captured
 from ltx.replication.pins import PIN_BUSY_MS
+from ltx.replication.shrink import Shrinker
 from ltx.replication.source import open_beside
 from ltx.sqlite import leave_wal_on_close
 
@@ -36,7 +37,7 @@ class Limits:
     Attributes:
         min_pages: Frames in the WAL from which on one is due.
         interval_s: Seconds after which one is due for fewer frames; 0 for never.
-        truncate_pages: Frames from which on the file is cut to nothing, too, since it would stay that large.
+        truncate_pages: Frames for which the WAL's file is too large: it is cut, since it would stay that large.
     """
 
     min_pages: int = 1000
@@ -50,8 +51,8 @@ class Checkpointer:
     Attributes:
         stuck_since: When, by the monotonic clock, checkpoints began not to get through; None where they do.
         is_blocked: Whether that is for somebody who reads an old state; else for writers that are too quick.
-        longest_barrier_s: The longest time for which writers were kept out so far.
         count: How many checkpoints brought everything into the file.
+        shrinker: What keeps the WAL's file small.
 
     Args:
         capture: What follows the database.
@@ -61,11 +62,28 @@ class Checkpointer:
     def __init__(self, capture: Capture, limits: Limits) -> None:
         self.stuck_since: float | None = None
         self.is_blocked = False
-        self.longest_barrier_s = 0.0
         self.count = 0
+        self.shrinker = Shrinker(capture, limits.truncate_pages)
+        self._longest_s = 0.0
         self._capture, self._limits = capture, limits
         self._last = time.monotonic()
         self._pause_s, self._not_before = 0.0, 0.0
+
+    @property
+    def longest_barrier_s(self) -> float:
+        """The longest time for which writers were kept out so far, for whatever."""
+        return max(self._longest_s, self.shrinker.longest_barrier_s)
+
+    def stuck(self, after_s: float) -> str | None:
+        """Say why the WAL has not shrunk for some time; None where it has."""
+        until = time.monotonic() - after_s
+        if self.stuck_since is not None and self.stuck_since < until:
+            if self.is_blocked:
+                return "somebody has been reading an old state for long"
+            return "writers have been too quick for long"
+        if self.shrinker.stuck_since is not None and self.shrinker.stuck_since < until:
+            return "its file is cut as soon as nobody reads from it and something is committed"
+        return None
 
     def due(self) -> bool:
         """Whether there is something to bring into the file, and enough of it, or for long enough."""
@@ -86,8 +104,8 @@ class Checkpointer:
         Call it after a look at all that was committed: the pin slides.
 
         Args:
-            publish: Makes durable what was captured. It is called when writers go on already; if it raises for what was
-                captured behind the barrier, only comparing the whole database leads on.
+            publish: Makes durable what was captured, which was accepted already, and closes it; where that fails, it
+                retracts it. It is called when writers go on already.
 
         Returns:
             Whether all of it is there now.
@@ -100,9 +118,6 @@ class Checkpointer:
         if through:
             self.stuck_since, self._pause_s, self._last = None, 0.0, now
             self.count += 1
-            if frames >= self._limits.truncate_pages:
-                # The pin reads the file alone: it cannot be written to, so that only an empty WAL can be cut.
-                _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return True
         self.stuck_since = self.stuck_since or now
         self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2)) if self.is_blocked else 0.0
@@ -115,21 +130,25 @@ class Checkpointer:
         while True:
             seen = pins.frame_counts()[0]
             self._capture.slide()
-            _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+            _checkpoint(pins.idle)
             frames, done = pins.frame_counts()
             if done < seen <= frames:
                 return False
+            if done < frames <= done + _TAIL_FRAMES:
+                # SQLite syncs the file only where all is in it. Behind the barrier it would have to sync what was
+                # brought over so far: that takes the longer the more it is, and whoever waits can wait now.
+                pins.sync_database()
+                frames, done = pins.frame_counts()
             if frames - done <= _TAIL_FRAMES or (longest and frames - done > longest // 2):
                 return True  # or they write faster than this gets on
             longest = frames - done
-            captured = self._capture.increment()
+            slides, captured = self._capture.slides, self._capture.increment()
             if captured is None:
                 return True
-            try:
-                publish(captured)
-                self._capture.accept(captured)
-            finally:
-                captured.close()
+            self._capture.accept(captured)
+            publish(captured)
+            if self._capture.slides != slides:  # somebody else's checkpoint came between
+                return True
 
     def _behind_barrier(self, publish: Callable[[Captured], None]) -> bool:
         pins, captured = self._capture.pins, None
@@ -150,12 +169,12 @@ class Checkpointer:
                 if captured:
                     self._capture.accept(captured)
                 self._capture.slide()
-                _checkpoint(pins.idle, apsw.SQLITE_CHECKPOINT_PASSIVE)
+                _checkpoint(pins.idle)
                 self._capture.slide()
                 frames, done = pins.frame_counts()
             finally:
                 barrier.execute("ROLLBACK")
-                self.longest_barrier_s = max(self.longest_barrier_s, time.monotonic() - began)
+                self._longest_s = max(self._longest_s, time.monotonic() - began)
         except BaseException:
             self._capture.followed = None
             if captured:
@@ -164,21 +183,15 @@ class Checkpointer:
         finally:
             barrier.close()
         if captured:
-            try:
-                publish(captured)
-            except BaseException:
-                self._capture.followed = None  # it went past what is not durable
-                raise
-            finally:
-                captured.close()
+            publish(captured)
         return frames == done
 
 
-def _checkpoint(connection: apsw.Connection, mode: int) -> None:
-    """Run a checkpoint; that somebody else runs one, or reads what would have to go, is no error."""
+def _checkpoint(connection: apsw.Connection) -> None:
+    """Run a PASSIVE checkpoint; that somebody else runs one, or reads what would have to go, is no error."""
     connection.set_busy_timeout(_BARRIER_MS)
     try:
-        connection.wal_checkpoint("main", mode)
+        connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
     except (apsw.BusyError, apsw.LockedError):
         pass
     finally:

@@ -22,14 +22,15 @@ from ltx.replication.maintenance import Maintenance
 from ltx.replication.missing import restore_missing
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
+from ltx.replication.waiters import Waiters
 from ltx.replication.watch import Watch
 
 __all__ = ["Daemon"]
 
 _CAPTURES, _UPLOADS, _FLUSHES = 4, 4, 16
 _FIRST_S = 2.0
-_AGAIN_S = 0.02
-"""An event can come before the commit that it belongs to is complete."""
+_AGAIN_S, _RECHECKS = 0.02, 8
+"""An event can come before the commit that it belongs to is complete: seconds before it, where much is to be synced."""
 
 _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
 _STUCK_S = 1.0
@@ -74,6 +75,7 @@ class Daemon:
         self, databases: Sequence[Database] = (), *, flush_s: float = 30.0, flush_pause_s: float = 0.5
     ) -> None:
         self.watch = Watch(self._written, self._look_at_all)
+        self._waiters = Waiters(self._awaited)
         self._flush_s, self._flush_pause_s = flush_s, flush_pause_s
         self._scheduler = Scheduler()
         self._captures = ThreadPoolExecutor(_CAPTURES, thread_name_prefix="capture")
@@ -142,6 +144,7 @@ class Daemon:
             for side in entry.sides:
                 self._owners.pop(side, None)
         self.watch.remove(entry.sides)
+        self._waiters.discard(database)
 
         def flush() -> bool:
             until = time.monotonic() + flush_s
@@ -172,6 +175,7 @@ class Daemon:
         """Begin. Returns at once; every database is looked at now."""
         self._spawn(self._scheduler.run, "schedule")
         self._spawn(self.watch.run, "watch")
+        self._spawn(self._waiters.run, "waiters")
 
     def stop(self) -> bool:
         """Capture and upload what is left, and let go of the databases.
@@ -181,6 +185,7 @@ class Daemon:
         """
         self._stopping.set()
         self.watch.end()
+        self._waiters.end()
         self._scheduler.end()
         for thread in self._threads:
             thread.join()
@@ -245,9 +250,18 @@ class Daemon:
             entry = self._owners.get(path)
         if entry is None:
             return
-        entry.rechecks = 2
+        entry.rechecks = _RECHECKS
         spacing = entry.database.settings.sync_interval_s - (time.monotonic() - entry.last)
         self._scheduler.poke(entry.sync, max(0.0, spacing))
+        if spacing > 0:  # until then the pin is of an old state, and somebody may wait for it to slide
+            self._waiters.add(entry.database)
+
+    def _awaited(self, database: Database) -> None:
+        """Look at a database now, however short ago that was done: its application waits for us."""
+        with self._lock:
+            entry = self._entries.get(database.path)
+        if entry is not None:
+            self._scheduler.poke(entry.sync)
 
     def _look_at_all(self) -> None:
         with self._lock:
@@ -258,6 +272,7 @@ class Daemon:
     def _sync(self, entry: _Entry) -> float:
         """Look at a database; return when to do so again."""
         database = entry.database
+        self._waiters.discard(database)
         if all(uploader.stopped and not uploader.late for uploader in database.uploaders):
             return (
                 database.settings.look_s
@@ -285,7 +300,8 @@ class Daemon:
             entry.rechecks = 0
         elif entry.rechecks:
             entry.rechecks -= 1
-            return _AGAIN_S
+            self._waiters.add(database)
+            return _AGAIN_S * 2.0 ** (_RECHECKS - 1 - entry.rechecks)
         return database.settings.look_s
 
     def _failed(self, entry: _Entry, error: Exception) -> float:

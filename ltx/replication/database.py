@@ -7,7 +7,6 @@ whole database is compared with the table of what the line of transactions has, 
 import logging
 import os
 import threading
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,7 +101,7 @@ class Database:
         self._rollback: RollbackSource | None = None
         self._guard: BinaryIO | None = None
         self._lock = threading.RLock()
-        self._warned = False
+        self._wal_stuck: str | None = None
         self._counts = (0, 0)
         self._stranger: Uploader | None = None
         self._theirs: Writer | None = None
@@ -241,36 +240,47 @@ class Database:
         self._checkpointer = Checkpointer(self._capture, self.settings.limits)
 
     def _advance(self, capture: Capture) -> None:
-        captured = capture.increment()
+        assert self._checkpointer is not None
+        slides, captured = capture.slides, capture.increment()
         if captured is not None:
-            try:
-                self.line.stage(captured)
-                capture.accept(captured)
-            finally:
-                captured.close()
-        if self._checkpointer is not None and self._checkpointer.due():
-            self._checkpointer.run(self._stage)
-            self._report(self._checkpointer)
-        elif captured is not None:
-            capture.slide()
-        else:
-            capture.relax()
+            capture.accept(captured)
+        self._publish(captured)
+        if capture.slides == slides:  # else a look comes first; and somebody else checkpoints
+            if self._checkpointer.due():
+                self._checkpointer.run(self._publish)
+            elif captured is not None:
+                capture.slide()
+            else:
+                capture.relax()
+            self._checkpointer.shrinker.run()
+        self._report(self._checkpointer)
 
-    def _stage(self, captured: Captured) -> None:
-        self.line.stage(captured)
+    def _publish(self, captured: Captured | None) -> None:
+        """Make durable what was captured and accepted, and let the application's own checkpoints through meanwhile.
+
+        All its writers may wait for one: the pin slides then, and what was captured until then is made durable, too.
+        """
+        capture, left = self._capture, [captured] if captured is not None else []
+        assert capture is not None
+        try:
+            left += capture.let_through()
+            while left:
+                left[0].meanwhile = lambda: left.extend(capture.let_through())
+                self.line.stage(left[0])
+                left.pop(0).close()
+        except BaseException:
+            capture.retract()
+            raise
+        finally:
+            for each in left:
+                each.close()
 
     def _report(self, checkpointer: Checkpointer) -> None:
-        since = checkpointer.stuck_since
-        stuck = since is not None and time.monotonic() - since > _STUCK_S
-        if stuck and not self._warned:
-            log.warning(
-                "the WAL cannot shrink: %s for long",
-                "somebody has been reading an old state"
-                if checkpointer.is_blocked
-                else "writers have been too quick",
-                extra={"db": str(self.path), "wal_frames": self._frame_counts()[0]},
-            )
-        self._warned = stuck
+        why = checkpointer.stuck(_STUCK_S)
+        if why and not self._wal_stuck:
+            sizes = {"wal_frames": self._frame_counts()[0], "wal_size": checkpointer.shrinker.size()}
+            log.warning("the WAL cannot shrink: %s", why, extra={"db": str(self.path), **sizes})
+        self._wal_stuck = why
 
     def _compare(self) -> None:
         """Compare the whole database under a new pin, and go on from there."""
@@ -278,7 +288,7 @@ class Database:
         for number in range(_TRIES):
             try:
                 source = self._capture.rebase()
-                self._publish_all(source)
+                self._publish_whole(source)
                 self._capture.follow(source)
             except MovedError:  # the pin was on a WAL that all was taken from; the next one is not
                 if number == _TRIES - 1:
@@ -287,7 +297,7 @@ class Database:
                 self._capture.slide()
                 return
 
-    def _publish_all(self, source: PinnedDatabase) -> None:
+    def _publish_whole(self, source: PinnedDatabase) -> None:
         if self._stranger is not None:
             self._check_kinship(source, self._stranger.replica.url)
             self._stranger = None
@@ -313,7 +323,7 @@ class Database:
         with rollback.changed(always=self._wanted()) as source:
             if source is None:
                 return
-            self._publish_all(source)
+            self._publish_whole(source)
         rollback.accept()
 
     def _tidy(self) -> None:
@@ -359,6 +369,11 @@ class Database:
                     self._guard = None
                 self._opened = False
 
+    def waiting(self) -> int | None:
+        """Tell whether the application is in a checkpoint that may wait for us, as `Pins.waiting` does."""
+        pins = self._pins
+        return pins.waiting() if pins is not None else None
+
     @property
     def is_open(self) -> bool:
         """Whether it was read, and it is known what was captured of it."""
@@ -381,6 +396,7 @@ class Database:
             txid=self.line.txid if self._opened else 0,
             wal_frames=frames,
             wal_frames_done=done,
+            wal_stuck=self._wal_stuck if checkpointer else None,
             replicas=[uploader.status for uploader in self.uploaders],
             error=describe(self.error),
             checkpoints=checkpointer.count if checkpointer else 0,

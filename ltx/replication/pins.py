@@ -7,11 +7,13 @@ pin began, and then once (docs/design/0006-capture.md has the argument).
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
 
 from ltx.errors import DatabaseError
+from ltx.replication.locks import blocking_checkpoint, descriptor_of
 from ltx.replication.source import DATABASE, WAL, begin_reading, open_beside
 from ltx.sqlite import leave_wal_on_close
 
@@ -49,6 +51,7 @@ class Pins:
         before = _inode(path)
         self._held = open_beside(path)
         self._idle = None
+        self._shared: int | None = None
         try:
             self._held.set_busy_timeout(PIN_BUSY_MS)
             self._held.execute(_FRUGAL)
@@ -65,11 +68,18 @@ class Pins:
             self._inodes = self._inodes_now()
             if self._inodes[0] != before:
                 raise Doubt(f"{path} was replaced while it was opened: try again")
+            if self.mode == "wal":
+                self._shared = descriptor_of(self._inodes[2], recent=True)
         except BaseException as error:
             self.close()
             if isinstance(error, apsw.Error):
                 raise DatabaseError(f"{path} cannot be read: {error}") from error
             raise
+
+    @property
+    def wal(self) -> Path:
+        """The WAL's file, which lies beside what a link leads to."""
+        return Path(self._held.filename_wal)
 
     @property
     def held(self) -> apsw.Connection:
@@ -129,15 +139,48 @@ class Pins:
                 raise Doubt(f"{self.path} has no WAL any more")
             return counts
 
+    def is_wal(self, descriptor: int) -> bool:
+        """Whether a descriptor is of the WAL that the pin is on."""
+        found = os.fstat(descriptor)
+        return (found.st_dev, found.st_ino) == self._inodes[1]
+
+    def waiting(self) -> int | None:
+        """Tell whether another process is in a checkpoint that keeps writers out: it may wait for the pin to slide.
+
+        Any thread may ask at any time; no lock is taken, and nothing is opened.
+
+        Returns:
+            When the WAL was last written to, in nanoseconds; None where there is no such checkpoint.
+        """
+        if self.mode != "wal":
+            return None
+        if self._shared is None:
+            found = descriptor_of(self._inodes[2])
+            self._shared = -1 if found is None else found  # it is SQLite's, and stays as long as we do
+        if self._shared < 0 or not blocking_checkpoint(self._shared):
+            return None
+        try:
+            return os.stat(self.wal).st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def sync_database(self) -> None:
+        """Make durable what was written into the database file, as far as that can be done from here."""
+        descriptor = descriptor_of(self._inodes[0])
+        if descriptor is not None:
+            with suppress(OSError):  # SQLite syncs it once more, and tells
+                os.fsync(descriptor)
+
     def close(self) -> None:
         """End the pin and close both connections. Idempotent."""
+        self._shared = -1
         for connection in (self._held, self._idle):
             if connection is not None:
                 connection.close()
 
     def _inodes_now(self) -> list[tuple[int, int] | None]:
-        wal = self._held.filename_wal  # beside what a link leads to
-        sides = [Path(wal), Path(f"{wal.removesuffix('-wal')}-shm")] if self.mode == "wal" else []
+        wal = self.wal
+        sides = [wal, Path(f"{str(wal).removesuffix('-wal')}-shm")] if self.mode == "wal" else []
         return [_inode(path) for path in (self.path, *sides)]
 
 

@@ -17,6 +17,7 @@ class Status:
         txid: The last transaction captured.
         wal_frames: Frames in the WAL.
         wal_frames_done: How many of them are in the database file.
+        wal_stuck: Why the WAL has not become smaller for long; None where it has.
         replicas: For each replica its URL, its last transaction, what it lags behind, and its last error.
         error: The last error in reading the database.
         checkpoints: How many checkpoints got through.
@@ -30,6 +31,7 @@ class Status:
     txid: int
     wal_frames: int
     wal_frames_done: int
+    wal_stuck: str | None
     replicas: Sequence[Mapping[str, object]]
     error: str | None
     checkpoints: int
