@@ -19,7 +19,7 @@ from ltx.errors import ConflictError
 from ltx.replication.database import Database
 from ltx.replication.failures import log_failure
 from ltx.replication.maintenance import Maintenance
-from ltx.replication.missing import restore_missing
+from ltx.replication.missing import RestoreEndedError, restore_at_start
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
 from ltx.replication.watch import Watch
@@ -264,9 +264,10 @@ class Daemon:
             )  # somebody else writes there: what we would capture has nowhere to go
         began = time.monotonic()
         try:
-            if database.settings.restore and not database.path.exists():
-                restore_missing(database)
+            restore_at_start(database, self._stopping)
             changed = database.sync()
+        except RestoreEndedError:
+            return database.settings.look_s
         except Exception as error:  # noqa: BLE001 - else nobody would hear that it is not replicated any more
             return self._failed(entry, error)
         finally:

@@ -93,6 +93,7 @@ class Database:
         self.uploaders = [Uploader(replica, self.line, self._identity) for replica in replicas]
         self.error: Exception | None = None
         self.compared = 0
+        self.to_restore = settings.restore
         self._opened = self._closed = False
         self._pins: Pins | None = None
         self._capture: Capture | None = None
