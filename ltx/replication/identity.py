@@ -101,6 +101,11 @@ class Identity:
             lineage.save(self._folder)
             self._lineage = lineage
 
+    def settle_again(self) -> None:
+        """Write down again what we are: the folder of the state was deleted."""
+        if self._lineage is not None:
+            self._lineage.save(self._folder)
+
     def writer(self) -> Writer:
         """Return what a replica is to say of us; once settled."""
         found = self._lineage.id if self._lineage else ""

@@ -17,7 +17,8 @@ from ltx.replication.baseline import checksum_at
 from ltx.replication.create import create_object
 from ltx.replication.failures import describe
 from ltx.replication.identity import Identity
-from ltx.replication.line import Line, StagedFile
+from ltx.replication.line import Line
+from ltx.replication.staged import LostError, StagedFile, opened
 
 __all__ = ["Uploader"]
 
@@ -190,12 +191,14 @@ class Uploader:
             staged = self._line.snapshot
             if staged is None or staged.max_txid <= self.txid:
                 return
-            self._put(staged)
+            if not self._put(staged):
+                return
             self.txid, self._lacks = staged.max_txid, False
             self._healed(self._heal_from, staged)
         while files := self._line.pending(self.txid):
             for file in files:
-                self._put(file)
+                if not self._put(file):
+                    break
                 self.txid = file.max_txid
         self._lacks = self._line.pending(self.txid) is None
         self._heal()
@@ -205,30 +208,41 @@ class Uploader:
         if wanted is None or self._lacks or staged is None or staged.max_txid < wanted:
             return
         try:
-            self._put(staged)
+            done = self._put(staged)
         except ConflictError:  # one that upkeep made has its name, or the damaged one: another name, then
             self._heal_from = staged.max_txid + 1
         else:
-            self._healed(wanted, staged)
+            if done:
+                self._healed(wanted, staged)
 
     def _healed(self, wanted: int | None, staged: StagedFile) -> None:
         if wanted is not None and staged.max_txid >= wanted and self._heal_from == wanted:
             self._heal_from = None
             log.info("is whole again", extra={"replica": self.replica.url, "txid": staged.max_txid})
 
-    def _put(self, file: StagedFile) -> None:
+    def _put(self, file: StagedFile) -> bool:
+        """Upload a file; False where it is gone or damaged: what is left of it is worth nothing to anybody."""
         if not self._announced and not self.txid and self.replica.backend.capabilities.put_if_absent:
             with suppress(AlreadyExistsError):  # it stays so only if our file gets there first, too
                 self._announce(if_absent=True)
         key = self.replica.layout.key(file.level, file.min_txid, file.max_txid)
         try:
-            with open(file.path, "rb") as opened:
-                create_object(self.replica, key, opened, file.checksum, file.timestamp_ms)
+            with opened(file) as staged:
+                create_object(self.replica, key, staged, file.checksum, file.timestamp_ms)
             self.newest_ms = file.timestamp_ms
+        except LostError as error:
+            if self._line.lose(file):
+                names = {"db": str(self._identity.path), "replica": self.replica.url}
+                log.warning(
+                    "a file that waited for its upload is lost; a snapshot makes up for it",
+                    extra={**names, "error": str(error)},
+                )
+            return False
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
         if not self._announced:  # not before: only the one of two writers that got through is to be named
             self._announce()
+        return True
 
     def _announce(self, *, if_absent: bool = False) -> None:
         name_writer(self.replica.backend, self._identity.writer(), if_absent=if_absent)
