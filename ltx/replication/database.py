@@ -315,7 +315,10 @@ class Database:
         too_many = self.line.size > self.settings.keep_size
         for uploader in self.uploaders:
             if uploader.stopped or (too_many and uploader.error is not None):
+                uploader.note_oldest()
                 continue  # it gets a snapshot when it is back
+            if too_many:
+                uploader.skip(self.settings.keep_size)
             limit, done = min(limit, uploader.needed_from), done and not uploader.needs_snapshot
         self.line.prune(limit, snapshots=done)
 

@@ -226,7 +226,7 @@ class Line:
         """
         self._waiting = 0
         hashes, self._hashes = self._hashes, {}
-        files = self._after(self._table_txid)
+        files = self.kept(self._table_txid)
         if not files and not hashes:
             return True
         with open_table(self.table_path) as table:
@@ -320,6 +320,11 @@ class Line:
                 after = file.max_txid
         return chosen if after >= txid else None
 
+    def kept(self, after: int) -> Sequence[StagedFile]:
+        """Return the files of level 0 that end after a transaction, whether or not something before them is gone."""
+        with self._lock:
+            return [file for file in self._files if file.level == 0 and file.max_txid > after]
+
     @property
     def size(self) -> int:
         """Bytes of all files."""
@@ -344,10 +349,6 @@ class Line:
             self._files = [file for file in self._files if file not in gone]
         for file in gone:
             file.path.unlink(missing_ok=True)
-
-    def _after(self, txid: int) -> Sequence[StagedFile]:
-        with self._lock:
-            return [file for file in self._files if file.level == 0 and file.max_txid > txid]
 
     def _add(self, file: StagedFile) -> None:
         with self._lock:

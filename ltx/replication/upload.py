@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from backends import AlreadyExistsError, BackendError
@@ -57,6 +57,9 @@ class Uploader:
         self._pause_s = 0.0
         self._announced = self._lacks = self._doubted = False
         self._heal_from: int | None = None
+        self._skip_to = 0
+        self._oldest_ms: tuple[TXID | None, int] = (None, 0)
+        self._current_ms = _now_ms()
         self._lock = threading.Lock()
 
     @property
@@ -78,17 +81,46 @@ class Uploader:
 
     @property
     def needs_snapshot(self) -> bool:
-        """Whether the replica lacks files that are not here any more, or has damaged ones."""
-        return self._lacks or self._heal_from is not None
+        """Whether the replica lacks files that are not here any more, or has damaged ones, or is to skip some."""
+        return self._lacks or self._skips or self._heal_from is not None
 
     @property
     def wants_snapshot(self) -> bool:
         """Whether a snapshot should be made for it now: it answers, and none lies here."""
-        if self.error is not None or not (self._lacks or self._can_heal):
+        if self.error is not None or not (self._lacks or self._skips or self._can_heal):
             return False
         staged = self._line.snapshot
-        wanted = (self.txid or 0) + 1 if self._lacks else self._heal_from or 0
+        if self._lacks:
+            wanted = (self.txid or 0) + 1
+        else:
+            wanted = max(self._skip_to if self._skips else 0, (self._heal_from or 0) if self._can_heal else 0)
         return staged is None or staged.max_txid < wanted
+
+    def skip(self, keep_size: int) -> None:
+        """Where too much waits here for a replica that is slow, let a snapshot take the place of what it is too slow for.
+
+        Only where that is less to upload: what waits behind the file under way has more pages than the database, or
+        behind the snapshot where one is on its way already. Until there is the snapshot, all goes on as before.
+
+        Args:
+            keep_size: Bytes that may wait here in any case.
+        """
+        if self.txid is None or self.error is not None:
+            return
+        staged = self._line.snapshot
+        if not self._skips:
+            behind = (self._line.pending(self.txid) or ())[1:]
+        elif staged is not None and staged.max_txid >= self._skip_to:
+            behind = self._line.pending(staged.max_txid) or ()
+        else:
+            return
+        size, page_count = sum(file.size for file in behind), sum(file.page_count for file in behind)
+        if size > keep_size and page_count > behind[-1].commit:
+            self._skip_to = self._line.txid
+
+    @property
+    def _skips(self) -> bool:
+        return self._skip_to > (self.txid or 0)
 
     @property
     def _can_heal(self) -> bool:
@@ -100,6 +132,8 @@ class Uploader:
         staged, txid = self._line.snapshot, self.txid or 0
         if self._lacks:
             return staged.max_txid if staged else self._line.txid
+        if self._skips and staged and staged.max_txid >= self._skip_to:
+            return staged.max_txid
         return min(txid, staged.max_txid) if staged and self._can_heal else txid
 
     @property
@@ -110,19 +144,41 @@ class Uploader:
 
     @property
     def status(self) -> Mapping[str, object]:
-        """What `ltx status` says of it; the lag is that of files captured here and not there."""
-        waiting = self._line.pending(self.txid or 0) or ()
-        since_ms = min((file.timestamp_ms for file in waiting), default=0)
+        """What `ltx status` says of it; the lag is that of what was captured here and is not known to be there."""
+        waiting, is_gone = self._waiting()
+        since_ms = self.note_oldest()
         return {
             "url": self.replica.url,
             "txid": self.txid,
-            "lag_size": sum(file.size for file in waiting),
-            "lag_s": max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0,
-            "needs_snapshot": self.needs_snapshot,
+            "lag_size": (sum(file.size for file in waiting) or self._identity.size) if since_ms else 0,
+            "lag_s": max(0.001, (_now_ms() - since_ms) / 1000) if since_ms else 0.0,
+            "needs_snapshot": self.needs_snapshot or is_gone,
             "stopped": self.stopped,
             "error": describe(self.error),
             "upkeep_error": describe(self.upkeep_error),
         }
+
+    def _waiting(self) -> tuple[Sequence[StagedFile], bool]:
+        """Return the files that the replica lacks or may lack, and whether it is known that others are not here any more."""
+        if self.txid is None:  # it did not answer yet: nothing is known to be there
+            return self._line.kept(0), False
+        waiting = self._line.pending(self.txid)
+        return (self._line.kept(self.txid), True) if waiting is None else (waiting, False)
+
+    def note_oldest(self) -> int:
+        """Return the time of the oldest transaction that may be missing there, in ms; 0 for none.
+
+        It is remembered when the files of such transactions are let go of: call this before.
+        """
+        waiting, is_gone = self._waiting()
+        if not waiting and not is_gone and not self._lacks and (self.txid or 0) >= self._line.txid:
+            return 0
+        txid, oldest_ms = self._oldest_ms
+        times = [file.timestamp_ms for file in waiting] or [self._current_ms]
+        if oldest_ms and txid == self.txid:
+            times.append(oldest_ms)
+        self._oldest_ms = self.txid, min(times)
+        return min(times)
 
     def look(self) -> tuple[list[LTXFile], LTXFile | None, int]:
         """List the replica: its files, the one of the lowest level that ends with its newest TXID, its checksum."""
@@ -178,6 +234,8 @@ class Uploader:
                 self.not_before = time.monotonic() + self._pause_s
             else:
                 self.error, self._pause_s, self.not_before = None, 0.0, 0.0
+            if self.is_current:
+                self._current_ms = _now_ms()
             return self.is_current
 
     def _push(self) -> None:
@@ -259,3 +317,7 @@ class Uploader:
             f"{other}. We stopped: end one of them",
             key=key,
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
