@@ -263,8 +263,9 @@ class LocalBackend(Backend):
         if isinstance(error, FileNotFoundError | NotADirectoryError):
             return NotFoundError(f"{self.url} has no object {key}", key=key)
         if isinstance(error, PermissionError):
+            where = str(error.filename or self.root).partition(f"/{ASIDE_PREFIX}")[0]
             return PermissionDeniedError(
-                f"not allowed by the system: {error.filename or self.root}; check who may read and write there",
+                f"not allowed by the system: {where}; check who may read and write there",
                 key=key,
             )
         kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError

@@ -29,7 +29,7 @@ from ltx.replication.line import Line
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
 from ltx.replication.settings import Settings
-from ltx.replication.source import MovedError, PinnedDatabase
+from ltx.replication.source import MovedError, PinnedDatabase, check_is_file, unreadable
 from ltx.replication.status import Status
 from ltx.replication.table import open_table
 from ltx.replication.upload import Uploader
@@ -94,7 +94,7 @@ class Database:
                 self._sync()
             except apsw.Error as error:
                 self._let_go()
-                raise DatabaseError(f"{self.path} cannot be read: {error}") from error
+                raise unreadable(self.path, error) from error
             except DatabaseError:
                 self._let_go()
                 raise
@@ -110,8 +110,7 @@ class Database:
         if self._opened:
             self._keep_folder()
             return
-        if not self.path.is_file():
-            raise DatabaseError(f"there is no database {self.path}")
+        check_is_file(self.path)
         self.take_line()
         try:
             self._agree()

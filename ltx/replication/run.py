@@ -88,7 +88,7 @@ def run(
             threading.Thread(
                 target=_reload, args=(signals.reload, over, again, fleet, heart), name="reload", daemon=True
             ).start()
-        log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
+        _tell(daemon)
         if configuration.command:
             signals.begin(configuration.command)
         status = signals.wait()
@@ -166,6 +166,16 @@ def _restored(fleet: Fleet, signals: _Signals) -> bool:
     if signals.told.is_set():
         log.info("ended before anything began")
     return not signals.told.is_set()
+
+
+def _tell(daemon: Daemon) -> None:
+    """Say that it runs; not as if all were well where databases are missing."""
+    paths = [database.path for database in daemon.databases]
+    missing = [path for path in paths if not path.exists()]
+    facts: dict[str, object] = {"databases": len(paths) - len(missing), "pid": os.getpid()}
+    if missing:
+        facts["missing"] = len(missing)
+    log.info("waits for its databases" if missing == paths != [] else "replicates", extra=facts)
 
 
 @contextmanager
