@@ -264,8 +264,9 @@ class LocalBackend(Backend):
             text = f"{self.url} is no folder, or gone" if key is None else f"{self.url} has no object {key}"
             return NotFoundError(text, key=key)
         if isinstance(error, PermissionError):
+            where = str(error.filename or self.root).partition(f"/{ASIDE_PREFIX}")[0]
             return PermissionDeniedError(
-                f"not allowed by the system: {error.filename or self.root}; check who may read and write there",
+                f"not allowed by the system: {where}; check who may read and write there",
                 key=key,
             )
         kind = UnavailableError if error.errno in _RETRY_MAY_HELP else BackendError

@@ -17,6 +17,7 @@ from ltx.replica.replica import Replica
 from ltx.replication.control import answer
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
+from ltx.replication.ending import why_not
 from ltx.replication.fleet import uploading
 from ltx.replication.run import prepare_process
 
@@ -50,7 +51,8 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if request["command"] == "stop":
-            reply(request["id"], {"ok": daemon.stop(), "error": _errors(database)})
+            done = daemon.stop()
+            reply(request["id"], {"ok": done, "error": None if done else why_not(database)})
             os._exit(0)
         work = threading.Thread(
             target=lambda request=request: reply(request["id"], answer(daemon, json.dumps(request).encode())),
@@ -59,12 +61,6 @@ def main() -> None:
         work.start()
     daemon.stop()
     os._exit(0)
-
-
-def _errors(database: Database) -> str:
-    return "; ".join(str(each.error) for each in database.uploaders if each.error) or str(
-        database.error or ""
-    )
 
 
 if __name__ == "__main__":

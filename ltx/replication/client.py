@@ -75,9 +75,7 @@ class Replication:
         finally:
             self._end()
         if not found["ok"] and error is None:
-            raise ReplicaError(
-                f"not everything is on the replica; it stays beside the database: {found['error']}"
-            )
+            raise ReplicaError(str(found["error"]))
 
     def sync(self, *, wait: bool = True, timeout: float = 30.0) -> None:
         """Capture everything committed so far.
@@ -177,7 +175,7 @@ def replicate(
     """Keep a replica of a database current for as long as a `with` block lasts.
 
     A process of its own does it, so that this program may have the database open with any SQLite library. At the end
-    of the block everything committed is on the replica, or an error says that it is not.
+    of the block everything committed is on the replica, or an error says that it is not, or that there was no database.
 
     >>> with ltx.replicate("app.db", "s3://bucket/app") as replication:
     ...     replication.sync()

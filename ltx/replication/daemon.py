@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from backends import BackendError
 from ltx.errors import ConflictError
 from ltx.replication.database import Database
-from ltx.replication.failures import log_failure
+from ltx.replication.ending import flush
+from ltx.replication.failures import describe, log_failure
 from ltx.replication.maintenance import Maintenance
-from ltx.replication.missing import restore_missing
+from ltx.replication.missing import RestoreEndedError, restore_at_start
 from ltx.replication.schedule import Scheduler, Task
 from ltx.replication.upload import Uploader
 from ltx.replication.waiters import Waiters
@@ -146,15 +146,18 @@ class Daemon:
         self.watch.remove(entry.sides)
         self._waiters.discard(database)
 
-        def flush() -> bool:
+        def let_go() -> bool:
             until = time.monotonic() + flush_s
             while not self._scheduler.remove(entry.tasks, timeout_s=_STUCK_S):
                 if self._over.is_set() and time.monotonic() >= until:
                     log.error("is not let go of: work on it did not end", extra={"db": str(database.path)})
                     return False
-            return self._flush(database, time.monotonic() + flush_s)
+            if database.compared or database.path.exists():  # else there is nothing of it
+                return self._flush(database, time.monotonic() + flush_s)
+            database.close()
+            return True
 
-        return flush
+        return let_go
 
     def schedule(self, work: Callable[[], float]) -> Task:
         """Do something else, too, in a thread of its own; return what to poke.
@@ -233,6 +236,10 @@ class Daemon:
                     database.sync()
         return True
 
+    def _flush(self, database: Database, until: float) -> bool:
+        pause = partial(self._aborted.wait, self._flush_pause_s)
+        return flush(database, until=until, pause=pause)
+
     def _spawn(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
@@ -251,7 +258,11 @@ class Daemon:
         if entry is None:
             return
         entry.rechecks = _RECHECKS
-        spacing = entry.database.settings.sync_interval_s - (time.monotonic() - entry.last)
+        spacing = entry.database.settings.sync_interval_s
+        if (
+            not entry.sync.running
+        ):  # else it is counted from now: what runs either captures something, or looks again soon
+            spacing -= time.monotonic() - entry.last
         self._scheduler.poke(entry.sync, max(0.0, spacing))
         if spacing > 0:  # until then the pin is of an old state, and somebody may wait for it to slide
             self._waiters.add(entry.database)
@@ -279,9 +290,10 @@ class Daemon:
             )  # somebody else writes there: what we would capture has nowhere to go
         began = time.monotonic()
         try:
-            if database.settings.restore and not database.path.exists():
-                restore_missing(database)
+            restore_at_start(database, self._stopping)
             changed = database.sync()
+        except RestoreEndedError:
+            return database.settings.look_s
         except Exception as error:  # noqa: BLE001 - else nobody would hear that it is not replicated any more
             return self._failed(entry, error)
         finally:
@@ -307,7 +319,7 @@ class Daemon:
     def _failed(self, entry: _Entry, error: Exception) -> float:
         database = entry.database
         entry.sync_error_count += 1
-        if str(error) != str(database.error):
+        if describe(error) != describe(database.error):
             log_failure("cannot be captured", error, db=str(database.path))
         database.error = error
         if isinstance(error, ConflictError):
@@ -321,7 +333,7 @@ class Daemon:
         before = uploader.error
         current = uploader.push()
         names = {"db": str(entry.database.path), "replica": uploader.replica.url}
-        if uploader.error is not None and str(uploader.error) != str(before):
+        if uploader.error is not None and describe(uploader.error) != describe(before):
             log_failure("cannot be uploaded", uploader.error, **names)
         elif before is not None and uploader.error is None:
             log.info("uploads again", extra=names)
@@ -338,40 +350,3 @@ class Daemon:
         if uploader.error is None and not uploader.is_current:  # something is to be made up for
             self._scheduler.poke(entry.pushes[id(uploader)])
         return delay_s
-
-    def _flush(self, database: Database, until: float) -> bool:
-        """Bring everything to the replicas, for as long as there is time; then let go of the database."""
-        try:
-            while True:
-                error: Exception | None = None
-                captured = False
-                try:
-                    database.sync()
-                    captured = True
-                except Exception as failure:  # noqa: BLE001 - it is logged, and the others are to be flushed, too
-                    error = failure
-                    if not database.is_open and not isinstance(failure, BackendError):
-                        return self._never_begun(database, failure)
-                done = []
-                if database.is_open:  # else nothing of it was captured
-                    done = [uploader.push() for uploader in database.uploaders]
-                error = error or next((each.error for each in database.uploaders if each.error), None)
-                gone = not database.path.exists()  # then what was captured is all that there will be
-                if (captured or gone) and all(done) and database.is_open:
-                    return True
-                hopeless = all(each.stopped for each in database.uploaders)
-                if hopeless or time.monotonic() >= until or self._aborted.wait(self._flush_pause_s):
-                    log.error(
-                        "ended with transactions that are not on every replica; they stay on this machine",
-                        extra={"db": str(database.path), "error": str(error)},
-                    )
-                    return False
-        finally:
-            database.close()
-
-    def _never_begun(self, database: Database, error: Exception) -> bool:
-        """Say that a database was not replicated at all; return whether there was nothing to replicate."""
-        gone = not database.path.exists()
-        if not gone:
-            log.error("ended; it was not replicated", extra={"db": str(database.path), "error": str(error)})
-        return gone

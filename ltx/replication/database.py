@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,15 +20,15 @@ from ltx.replica.lineage import Writer, meta_folder
 from ltx.replica.replica import Replica
 from ltx.replication.baseline import ensure_table, table_path_of
 from ltx.replication.capture import Capture, Captured
-from ltx.replication.checkpoint import Checkpointer, Limits
+from ltx.replication.checkpoint import Checkpointer
 from ltx.replication.failures import describe
-from ltx.replication.guard import take_guard
+from ltx.replication.guard import is_held, take_guard
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line
-from ltx.replication.maintenance import Upkeep
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
-from ltx.replication.source import MovedError, PinnedDatabase
+from ltx.replication.settings import Settings
+from ltx.replication.source import MovedError, PinnedDatabase, check_is_file, unreadable
 from ltx.replication.status import Status
 from ltx.replication.table import open_table
 from ltx.replication.upload import Uploader
@@ -39,34 +38,6 @@ __all__ = ["Database", "Settings"]
 _TRIES = 8
 _STUCK_S = 10
 log = logging.getLogger("ltx")
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a database is replicated.
-
-    Attributes:
-        sync_interval_s: The shortest time from one transaction of the replica to the next; the first commit after a
-            quiet time goes at once.
-        keep_size: Bytes of files that wait here for a replica before it gets a snapshot instead.
-        limits: When checkpoints are due.
-        upkeep: What the daemon does to keep the replicas small.
-        adopt: Whether a replica may be gone on with that looks like another database's.
-        look_s: Seconds after which the database is looked at even if no file event says that it changed.
-        folder: Where replication keeps its own state; None for a folder beside the database.
-        restore: Whether to restore the database from a replica where it is missing.
-        wal: Whether to bring a database with a rollback journal into WAL mode, as soon as nobody holds a lock on it.
-    """
-
-    sync_interval_s: float = 1.0
-    keep_size: int = 1 << 30
-    limits: Limits = field(default_factory=Limits)
-    upkeep: Upkeep = field(default_factory=Upkeep)
-    adopt: bool = False
-    look_s: float = 10.0
-    folder: Path | None = None
-    restore: bool = False
-    wal: bool = False
 
 
 class Database:
@@ -94,6 +65,7 @@ class Database:
         ]
         self.error: Exception | None = None
         self.compared = 0
+        self.to_restore = settings.restore
         self._opened = self._closed = False
         self._pins: Pins | None = None
         self._capture: Capture | None = None
@@ -123,7 +95,7 @@ class Database:
                 self._sync()
             except apsw.Error as error:
                 self._let_go()
-                raise DatabaseError(f"{self.path} cannot be read: {error}") from error
+                raise unreadable(self.path, error) from error
             except DatabaseError:
                 self._let_go()
                 raise
@@ -137,9 +109,9 @@ class Database:
             if uploader.stopped and uploader.late:  # it is ahead of what we knew when we began
                 uploader.error, uploader.late, self._opened = None, False, False
         if self._opened:
+            self._keep_folder()
             return
-        if not self.path.is_file():
-            raise DatabaseError(f"there is no database {self.path}")
+        check_is_file(self.path)
         self.take_line()
         try:
             self._agree()
@@ -161,9 +133,30 @@ class Database:
             if self._closed:  # what still asks for it must not take it away from who has it now
                 raise DatabaseError(f"{self.path} was let go of: it is not replicated here any more")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._guard = self._guard or take_guard(self.folder, self.path)
+            self._take_guard()
             self.line.open()
             self._identity.read()
+
+    def _take_guard(self) -> None:
+        if self._guard is not None and not is_held(self._guard, self.folder):
+            self._guard.close()
+            self._guard = None
+        self._guard = self._guard or take_guard(self.folder, self.path)
+
+    def _keep_folder(self) -> None:
+        """Where the folder of the state was deleted, make it anew; a snapshot makes up for what waited in it."""
+        if self._guard is not None and is_held(self._guard, self.folder):
+            return
+        log.warning(
+            "the folder of its state was deleted; a snapshot makes up for it", extra={"db": str(self.path)}
+        )
+        self._let_go()
+        self._opened = False  # until it is clear that nobody else has it now
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_guard()
+        self.line.reset(self.line.txid, known=False)
+        self._identity.settle_again()
+        self._opened = True
 
     def _agree(self) -> None:
         """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
@@ -333,7 +326,10 @@ class Database:
         too_many = self.line.size > self.settings.keep_size
         for uploader in self.uploaders:
             if uploader.stopped or (too_many and uploader.error is not None):
+                uploader.note_oldest()
                 continue  # it gets a snapshot when it is back
+            if too_many:
+                uploader.skip(self.settings.keep_size)
             limit, done = min(limit, uploader.needed_from), done and not uploader.needs_snapshot
         self.line.prune(limit, snapshots=done)
 

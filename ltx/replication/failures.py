@@ -1,6 +1,7 @@
 """What can go wrong with one database or replica while the others go on, and how it is told."""
 
 import logging
+import re
 
 import apsw
 
@@ -14,10 +15,13 @@ FAILURES = (LTXError, BackendError, OSError, apsw.Error)
 
 log = logging.getLogger("ltx")
 
+_TEMPORARY = re.compile(r"/(?:[^/'\s]*[0-9a-f]{12}\.tmp|\.tmp-[0-9a-f]+)(?![^/'\s:;])")
+"""Names that are others with every try: the folder says as much."""
+
 
 def describe(error: Exception | None) -> str | None:
-    """Return what a status says of an error; some have no text."""
-    return (str(error) or repr(error)) if error else None
+    """Return what a status says of an error, the same each time; some have no text."""
+    return _TEMPORARY.sub("", str(error) or repr(error)) if error else None
 
 
 def log_failure(message: str, error: Exception, **facts: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from backends import ConfigError
@@ -18,7 +19,7 @@ from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database
 from ltx.replication.failures import FAILURES
 from ltx.replication.folders import Found, Identity, find, identity
-from ltx.replication.missing import restore_missing
+from ltx.replication.missing import restore_at_start
 from ltx.replication.schedule import Task
 
 __all__ = ["Fleet", "uploading"]
@@ -88,19 +89,19 @@ class Fleet:
         if self._rescan is None and any(folder.watch for folder in configuration.folders):
             self._rescan = self._daemon.schedule(self._look_again)
 
-    def restore_missing(self) -> None:
+    def restore_missing(self, ending: threading.Event) -> None:
         """Restore the databases that are missing and are to be restored.
 
+        Args:
+            ending: Ends it soon once it is set.
+
         Raises:
-            LTXError, backends.BackendError, OSError: One cannot be.
+            RestoreEndedError: It was set.
+            LTXError, backends.BackendError, OSError: One cannot be restored.
         """
-        missing = [
-            member.database
-            for member in self._members.values()
-            if member.what.settings.restore and not member.what.path.exists()
-        ]
+        databases = [member.database for member in self._members.values()]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(restore_missing, missing))
+            list(pool.map(partial(restore_at_start, ending=ending), databases))
 
     def close(self) -> None:
         """Release the replicas, after the daemon has stopped; databases that are being let go of are waited for."""

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from ltx.errors import DatabaseError
 
-__all__ = ["check_guard", "take_guard"]
+__all__ = ["check_guard", "is_held", "take_guard"]
 
 _NAME = "lock"
 
@@ -40,3 +40,11 @@ def check_guard(folder: Path, database: Path) -> None:
     """
     if (folder / _NAME).exists():
         take_guard(folder, database).close()
+
+
+def is_held(guard: BinaryIO, folder: Path) -> bool:
+    """Whether a lock that was taken still is what keeps others away: its file was not deleted or replaced."""
+    try:
+        return os.path.samestat(os.fstat(guard.fileno()), os.stat(folder / _NAME))
+    except FileNotFoundError:
+        return False

@@ -2,13 +2,14 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from ltx.errors import CorruptError
-from ltx.format import Decoder, Header
+from ltx.format import TXID, Decoder, Header
 from ltx.replica.apply import pages_between
-from ltx.replication.table import HASH_SIZE, TableWriter, page_hash
+from ltx.replication.table import HASH_SIZE, PageTable, TableWriter, page_hash
 
-__all__ = ["PageHashes", "hashed", "write_hashes"]
+__all__ = ["PageHashes", "fold", "hashed", "write_hashes"]
 
 
 class PageHashes:
@@ -60,3 +61,41 @@ def write_hashes(
             f"the database grows from {old_commit} to {header.commit} pages, and some are missing"
         )
     writer.resize(header.commit)
+
+
+def fold(
+    path: Path,
+    known: PageTable | None,
+    transactions: Iterable[tuple[Header, Iterable[tuple[int, bytes]]]],
+) -> TableWriter:
+    """Make the table that transactions lead to, still to be installed; the caller closes it.
+
+    Args:
+        path: Where it is to go.
+        known: What they follow; None for nothing: then the first of them has all pages.
+        transactions: The header of each and the hashes of its pages, one at least.
+    """
+    writer: TableWriter | None = None
+    before: Header | None = None
+    try:
+        for header, found in transactions:
+            if writer is None:
+                writer = TableWriter(path, header.page_size, known.commit if known else header.commit)
+                if known:
+                    writer.copy(known)
+                    before = _like(header, known.commit)
+            write_hashes(header, found, before, writer)
+            before = header
+    except BaseException:
+        if writer:
+            writer.close()
+        raise
+    assert writer is not None
+    return writer
+
+
+def _like(header: Header, commit: int) -> Header:
+    """Return a header that stands for the state before a file."""
+    return Header(
+        page_size=header.page_size, commit=commit, min_txid=TXID(1), max_txid=TXID(1), timestamp_ms=0
+    )

@@ -34,6 +34,14 @@ class Identity:
         self._lineage = read_lineage(self._folder)
 
     @property
+    def size(self) -> int:
+        """Bytes of the database's file; 1 where there is none."""
+        try:
+            return max(1, os.stat(self.path).st_size)
+        except OSError:
+            return 1
+
+    @property
     def restored_txid(self) -> int:
         """The last transaction when the database was restored; 0 for one that never was."""
         return self._lineage.restored_txid if self._lineage else 0
@@ -136,6 +144,11 @@ class Identity:
             lineage = Lineage(theirs.id if theirs else os.urandom(16).hex())
             lineage.save(self._folder)
             self._lineage = lineage
+
+    def settle_again(self) -> None:
+        """Write down again what we are: the folder of the state was deleted."""
+        if self._lineage is not None:
+            self._lineage.save(self._folder)
 
     def writer(self) -> Writer:
         """Return what a replica is to say of us; once settled."""

@@ -7,9 +7,9 @@ that one bring it up to date. So a file goes only when the table has gone past i
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ltx.errors import LTXError
@@ -20,41 +20,20 @@ from ltx.replica.replica import Replica
 from ltx.replication.baseline import says_the_same
 from ltx.replication.capture import Captured
 from ltx.replication.difference import WAL_OFFSET, stage_difference
-from ltx.replication.hashes import PageHashes, hashed, write_hashes
+from ltx.replication.hashes import PageHashes, fold, hashed
+from ltx.replication.pins import Doubt
 from ltx.replication.source import PinnedDatabase
-from ltx.replication.table import TableWriter, open_table, sweep
+from ltx.replication.staged import LostError, StagedFile, opened, pieces
+from ltx.replication.table import open_table, sweep
 from ltx.sqlite import sync_folder
 
-__all__ = ["Line", "StagedFile"]
+__all__ = ["Line"]
 
 _PIECE = 1 << 20
 _ROLL_AT = 32 << 20
 _ROLL_COUNT = 256
 _ROLL_PAGES = 1 << 16
 """Bytes of files, their number, and pages in them, after which the table is brought up to date."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedFile:
-    """One LTX file on this machine, durable.
-
-    Attributes:
-        level: 0, or 9 for a snapshot.
-        min_txid: The first transaction in it.
-        max_txid: The last one.
-        size: Bytes.
-        checksum: What it ends with.
-        timestamp_ms: The time in its header.
-        path: Where it lies.
-    """
-
-    level: int
-    min_txid: TXID
-    max_txid: TXID
-    size: int
-    checksum: int
-    timestamp_ms: int
-    path: Path
 
 
 class Line:
@@ -70,6 +49,7 @@ class Line:
         self.txid = TXID(0)
         self.checksum: int | None = None
         self._table_txid = 0
+        self._is_broken = False
         self._waiting = 0
         self._files: list[StagedFile] = []
         self._hashes: dict[TXID, PageHashes] = {}
@@ -83,7 +63,7 @@ class Line:
         for level in (0, SNAPSHOT_LEVEL):
             (self.folder / "ltx" / str(level)).mkdir(parents=True, exist_ok=True)
         sweep(self.table_path)
-        self._hashes = {}
+        self._hashes, self._is_broken = {}, False
         with open_table(self.table_path) as table:
             self._table_txid = table.txid if table else 0
             self.txid, self.checksum = TXID(self._table_txid), table.file_checksum if table else None
@@ -115,7 +95,7 @@ class Line:
         if not before and txid > self._table_txid + 1:
             return None
         try:
-            decoder = Decoder(_pieces(path))
+            decoder = Decoder(pieces(path))
             for _ in decoder:
                 pass
         except (LTXError, OSError):
@@ -126,7 +106,7 @@ class Line:
         checksum = decoder.file_checksum
         if txid == self._table_txid and checksum != self.checksum:
             return None
-        return StagedFile(0, *txids, path.stat().st_size, checksum, header.timestamp_ms, path)
+        return StagedFile.at(path, 0, header, decoder.page_count, checksum)
 
     def reset(self, txid: int, *, known: bool) -> None:
         """Begin after a transaction of the replica.
@@ -135,7 +115,7 @@ class Line:
             txid: The transaction.
             known: Whether the table was made for it; else there is nothing to compare with.
         """
-        self._hashes = {}
+        self._hashes, self._is_broken = {}, False
         with self._lock:
             dropped, self._files = self._files, []
             for file in dropped:
@@ -149,7 +129,11 @@ class Line:
             self.txid = TXID(txid)
 
     def stage(self, captured: Captured) -> StagedFile:
-        """Make what was captured the next transaction, durably."""
+        """Make what was captured the next transaction, durably.
+
+        Raises:
+            Doubt: It is, but something before it is gone: only `stage_difference` leads on.
+        """
         txid = TXID(self.txid + 1)
         header = Header(
             page_size=captured.page_size,
@@ -168,13 +152,14 @@ class Line:
         if not is_big:
             self._hashes[txid] = hashes
         self._waiting += file.size
-        if (
+        is_due = (
             is_big
             or txid - self._table_txid >= _ROLL_COUNT
             or self._waiting > _ROLL_AT
             or sum(each.count for each in self._hashes.values()) > _ROLL_PAGES
-        ):
-            self.roll()
+        )
+        if is_due and not self.roll():
+            raise Doubt("something that was captured is not here any more, and no table has it")
         return file
 
     def stage_difference(self, source: PinnedDatabase) -> StagedFile | None:
@@ -185,9 +170,9 @@ class Line:
         self.roll()
         txid = TXID(self.txid + 1)
         with open_table(self.table_path) as table:
-            if table and table.txid != self.txid:
+            if table and (table.txid != self.txid or self._is_broken):
                 table = None
-            aside = self._folder(0) / f"{os.urandom(6).hex()}.tmp"
+            aside = self._aside(0)
             try:
                 with ExitStack() as opened:
                     staged = opened.enter_context(open(aside, "xb"))
@@ -204,7 +189,7 @@ class Line:
                     writer.install(txid, encoder.file_checksum)
             finally:
                 aside.unlink(missing_ok=True)
-        self._table_txid = txid
+        self._table_txid, self._is_broken = txid, False
         self._add(file)
         return file
 
@@ -233,37 +218,64 @@ class Line:
                 default=None,
             )
 
-    def roll(self) -> None:
-        """Bring the table up to date with the files."""
+    def roll(self) -> bool:
+        """Bring the table up to date with the files.
+
+        Returns:
+            Whether it is; where not, something that it takes is gone or damaged, and nothing can be compared with it.
+        """
         self._waiting = 0
         hashes, self._hashes = self._hashes, {}
-        files = self._after(self._table_txid)
-        if not files:
-            return
+        files = self.kept(self._table_txid)
+        if not files and not hashes:
+            return True
         with open_table(self.table_path) as table:
             known = table if table and table.txid == self._table_txid else None
-            if not known and files[0].min_txid != 1:
-                return
-            writer: TableWriter | None = None
-            before: Header | None = None
+            if not known and files and files[0].min_txid != 1:
+                self._is_broken = True
+                return False
             try:
-                for staged in files:
-                    kept = hashes.get(staged.max_txid)
-                    header, found = (kept.header, kept) if kept else _hashed(staged)
-                    if writer is None:
-                        commit = known.commit if known else header.commit
-                        writer = TableWriter(self.table_path, header.page_size, commit)
-                        if known:
-                            writer.copy(known)
-                            before = _like(header, known.commit)
-                    write_hashes(header, found, before, writer)
-                    before = header
-                assert writer is not None
-                writer.install(files[-1].max_txid, files[-1].checksum)
-                self._table_txid = files[-1].max_txid
-            finally:
-                if writer:
-                    writer.close()
+                with closing(fold(self.table_path, known, self._transactions(hashes, files))) as writer:
+                    assert self.checksum is not None
+                    writer.install(self.txid, self.checksum)
+                    self._table_txid = self.txid
+            except LostError:
+                self._is_broken = True
+        return not self._is_broken
+
+    def _transactions(
+        self, hashes: Mapping[TXID, PageHashes], files: Sequence[StagedFile]
+    ) -> Iterator[tuple[Header, Iterable[tuple[int, bytes]]]]:
+        """Yield the header and the hashes of the pages of every transaction that the table lacks."""
+        lying = {file.max_txid: file for file in files}
+        for number in range(self._table_txid + 1, self.txid + 1):
+            txid = TXID(number)
+            if kept := hashes.get(txid):
+                yield kept.header, kept
+                continue
+            if txid not in lying:
+                raise LostError(f"nothing here has transaction {txid}")
+            try:
+                with opened(lying[txid]) as file:
+                    decoder = Decoder(iter(partial(file.read, _PIECE), b""))
+                    yield decoder.header, hashed(decoder)
+            except LostError:
+                self.lose(lying[txid])
+                raise
+
+    def lose(self, file: StagedFile) -> bool:
+        """Let go of a file that is gone or damaged; a replica that lacks it needs a snapshot then.
+
+        Returns:
+            False where it was let go of before, as one that nobody needs.
+        """
+        with self._lock:
+            if file not in self._files:
+                return False
+            self._files.remove(file)
+        with suppress(OSError):
+            file.path.unlink()
+        return True
 
     def checksum_of(self, txid: int) -> int | None:
         """Return the checksum of the file of a transaction; None where it is not known any more."""
@@ -308,6 +320,11 @@ class Line:
                 after = file.max_txid
         return chosen if after >= txid else None
 
+    def kept(self, after: int) -> Sequence[StagedFile]:
+        """Return the files of level 0 that end after a transaction, whether or not something before them is gone."""
+        with self._lock:
+            return [file for file in self._files if file.level == 0 and file.max_txid > after]
+
     @property
     def size(self) -> int:
         """Bytes of all files."""
@@ -333,10 +350,6 @@ class Line:
         for file in gone:
             file.path.unlink(missing_ok=True)
 
-    def _after(self, txid: int) -> Sequence[StagedFile]:
-        with self._lock:
-            return [file for file in self._files if file.level == 0 and file.max_txid > txid]
-
     def _add(self, file: StagedFile) -> None:
         with self._lock:
             self._files.append(file)
@@ -345,8 +358,13 @@ class Line:
     def _folder(self, level: int) -> Path:
         return self.folder / "ltx" / str(level)
 
+    def _aside(self, level: int) -> Path:
+        folder = self._folder(level)
+        folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
+        return folder / f"{os.urandom(6).hex()}.tmp"
+
     def _write(self, level: int, encoder: Encoder) -> StagedFile:
-        aside = self._folder(level) / f"{os.urandom(6).hex()}.tmp"
+        aside = self._aside(level)
         try:
             with open(aside, "xb") as file:
                 file.writelines(encoder)
@@ -358,38 +376,10 @@ class Line:
                 aside.unlink()
 
     def _publish(self, aside: Path, level: int, encoder: Encoder) -> StagedFile:
-        header, folder = encoder.header, self._folder(level)
+        header, folder = encoder.header, aside.parent
         final = folder / file_name(header.min_txid, header.max_txid)
         os.replace(
             aside, final
         )  # what may lie there was never counted: we are alone, and a step after this failed
         sync_folder(folder)
-        return StagedFile(
-            level,
-            header.min_txid,
-            header.max_txid,
-            encoder.size,
-            encoder.file_checksum,
-            header.timestamp_ms,
-            final,
-        )
-
-
-def _hashed(staged: StagedFile) -> tuple[Header, Iterable[tuple[int, bytes]]]:
-    """Return a file's header, and the hashes of its pages as they are read."""
-    decoder = Decoder(_pieces(staged.path))
-    return decoder.header, hashed(decoder)
-
-
-def _like(header: Header, commit: int) -> Header:
-    """Return a header that stands for the state before a file."""
-    return Header(
-        page_size=header.page_size, commit=commit, min_txid=TXID(1), max_txid=TXID(1), timestamp_ms=0
-    )
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    """Yield a file's bytes, a MiB at a time."""
-    with open(path, "rb") as file:
-        while piece := file.read(_PIECE):
-            yield piece
+        return StagedFile.at(final, level, header, encoder.page_count, encoder.file_checksum)

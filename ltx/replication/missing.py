@@ -1,23 +1,49 @@
 """A database that is missing, brought back from its replicas, and nothing that was captured of it lost."""
 
 import logging
+import threading
 
 from backends import BackendError
+from ltx.errors import LTXError
 from ltx.replication.database import Database
 from ltx.replication.upload import Uploader
 
-__all__ = ["restore_missing"]
+__all__ = ["RestoreEndedError", "restore_at_start", "restore_missing"]
 
 log = logging.getLogger("ltx")
 
 
-def restore_missing(database: Database) -> None:
+class RestoreEndedError(LTXError):
+    """The end was asked for before a database was restored."""
+
+
+def restore_at_start(database: Database, ending: threading.Event | None = None) -> None:
+    """Restore a database that is missing when we begin with it, where that is asked for.
+
+    Only then: one that is deleted later was deleted by whoever uses it. A try that failed does not count.
+
+    Raises:
+        LTXError, backends.BackendError, OSError: As `restore_missing`.
+    """
+    if not database.to_restore:
+        return
+    if not database.path.exists():
+        restore_missing(database, ending)
+    database.to_restore = False
+
+
+def restore_missing(database: Database, ending: threading.Event | None = None) -> None:
     """Restore a database that is missing, from the replica that has most; where none has anything it stays missing.
 
     What was captured here and is on no replica yet is uploaded first: restored without it, the database would be taken
     for one in which it was undone.
 
+    Args:
+        database: The database.
+        ending: Ends it soon, without a database, once it is set.
+
     Raises:
+        RestoreEndedError: It was set.
         LTXError, backends.BackendError, OSError: It cannot be restored, or not yet.
     """
     database.take_line()
@@ -43,7 +69,13 @@ def restore_missing(database: Database) -> None:
             "transactions that were captured of a database that is gone cannot be had again",
             extra={"db": str(database.path), "captured": captured, "restored": newest},
         )
-    restored = source.replica.restore(database.path)
+
+    def check(*_: int) -> None:
+        if ending is not None and ending.is_set():
+            raise RestoreEndedError(f"{database.path} was not restored: the end was asked for")
+
+    check()
+    restored = source.replica.restore(database.path, progress=check)
     log.info("restored", extra={"db": str(database.path), "txid": restored.txid})
 
 

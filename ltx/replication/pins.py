@@ -14,7 +14,7 @@ import apsw
 
 from ltx.errors import DatabaseError
 from ltx.replication.locks import blocking_checkpoint, descriptor_of
-from ltx.replication.source import DATABASE, WAL, begin_reading, open_beside
+from ltx.replication.source import DATABASE, WAL, begin_reading, open_beside, unreadable
 from ltx.sqlite import leave_wal_on_close
 
 __all__ = ["PIN_BUSY_MS", "Doubt", "Pins"]
@@ -73,7 +73,7 @@ class Pins:
         except BaseException as error:
             self.close()
             if isinstance(error, apsw.Error):
-                raise DatabaseError(f"{path} cannot be read: {error}") from error
+                raise unreadable(path, error) from error
             raise
 
     @property

@@ -21,11 +21,15 @@ from ltx.replication.failures import log_failure
 from ltx.replication.fleet import Fleet
 from ltx.replication.heartbeat import Heart
 from ltx.replication.logs import log_to_stderr
+from ltx.replication.missing import RestoreEndedError
 
 __all__ = ["log_as", "prepare_process", "run"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ABORTED = 130
+_BY_SIGNAL = 128
+"""What a shell adds to the number of the signal that ended a program."""
+
 log = logging.getLogger("ltx")
 
 
@@ -61,7 +65,8 @@ def run(
         opened: Is told of every replica that was opened.
 
     Returns:
-        The status of the command where it failed, else 0, or 1 where not everything could be uploaded.
+        The status of the command where it failed, else 0, or 1 where not everything could be uploaded. Where a signal
+        comes before the command began it is not begun, and the status is what the signal would have given it.
 
     Raises:
         LTXError, backends.BackendError, OSError: It could not even begin.
@@ -74,8 +79,8 @@ def run(
         _around(daemon, configuration),
     ):
         fleet.take(configuration)
-        if configuration.command:  # it is not to begin with an empty database
-            fleet.restore_missing()
+        if configuration.command and not _restored(fleet, signals):
+            return signals.status
         daemon.start()
         heart = Heart(daemon, configuration.heartbeat)
         daemon.schedule(heart.beat)
@@ -83,9 +88,9 @@ def run(
             threading.Thread(
                 target=_reload, args=(signals.reload, over, again, fleet, heart), name="reload", daemon=True
             ).start()
-        log.info("replicates", extra={"databases": len(daemon.databases), "pid": os.getpid()})
+        _tell(daemon)
         if configuration.command:
-            signals.child = _begun(configuration.command)
+            signals.begin(configuration.command)
         status = signals.wait()
         over.set()
         signals.reload.set()
@@ -101,11 +106,14 @@ class _Signals:
         told: Set once the end is asked for.
         reload: Set when the configuration is to be read again.
         child: The program that runs meanwhile, where there is one.
+        status: What a signal gives a program that it ends; 0 where none came.
     """
 
     def __init__(self) -> None:
         self.told, self.reload = threading.Event(), threading.Event()
         self.child: subprocess.Popen[bytes] | None = None
+        self.status = 0
+        self._kept_from_beginning = False
 
     @contextmanager
     def heard(self, *, reloading: bool) -> Iterator[None]:
@@ -120,14 +128,23 @@ class _Signals:
                 signal.signal(number, handler)
             signal.set_wakeup_fd(woken_before)
 
+    def begin(self, command: Sequence[str]) -> None:
+        """Begin the child; not once the end is asked for."""
+        if self.told.is_set():
+            self._kept_from_beginning = True
+            return
+        self.child = _begun(command)
+        if self.told.is_set():  # it came before there was anybody to pass it on to
+            self.child.send_signal(self.status - _BY_SIGNAL)
+
     def wait(self) -> int:
         """Wait for the child's end, and return its status as a shell has it; without one for the end, and return 0."""
         if self.child is not None:
             status = self.child.wait()
-            return 128 - status if status < 0 else status
+            return _BY_SIGNAL - status if status < 0 else status
         while not self.told.wait(0.5):  # a signal just before a longer wait would not end it
             pass
-        return 0
+        return self.status if self._kept_from_beginning else 0
 
     def _take(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -136,9 +153,29 @@ class _Signals:
         runs = self.child is not None and self.child.poll() is None
         if self.told.is_set() and not runs:
             os._exit(ABORTED)
+        self.status = _BY_SIGNAL + number
         self.told.set()
         if self.child is not None and runs:
             self.child.send_signal(number)
+
+
+def _restored(fleet: Fleet, signals: _Signals) -> bool:
+    """Restore what is missing, since the command is not to begin with an empty database; False where the end is asked for."""
+    with suppress(RestoreEndedError):
+        fleet.restore_missing(signals.told)
+    if signals.told.is_set():
+        log.info("ended before anything began")
+    return not signals.told.is_set()
+
+
+def _tell(daemon: Daemon) -> None:
+    """Say that it runs; not as if all were well where databases are missing."""
+    paths = [database.path for database in daemon.databases]
+    missing = [path for path in paths if not path.exists()]
+    facts: dict[str, object] = {"databases": len(paths) - len(missing), "pid": os.getpid()}
+    if missing:
+        facts["missing"] = len(missing)
+    log.info("waits for its databases" if missing == paths != [] else "replicates", extra=facts)
 
 
 @contextmanager

@@ -21,11 +21,13 @@ __all__ = [
     "DATABASE",
     "WAL",
     "MovedError",
+    "NoDatabaseError",
     "PinnedDatabase",
     "begin_reading",
     "hold",
     "open_beside",
     "pinned",
+    "unreadable",
 ]
 
 _BUSY_TIMEOUT_MS = 5000
@@ -33,6 +35,19 @@ _WAL_MAGIC_SIZE = 4
 _READ_SIZE = 1 << 20
 DATABASE, WAL = 0, 1
 """The two files that `apsw.Connection.read` reads."""
+
+
+_LASTING = (
+    apsw.NotADBError,
+    apsw.CorruptError,
+    apsw.CantOpenError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+)
+
+
+class NoDatabaseError(DatabaseError):
+    """No database can be read at a path, and waiting alone does not change that."""
 
 
 class MovedError(DatabaseError):
@@ -146,13 +161,17 @@ def begin_reading(connection: apsw.Connection, path: Path) -> str:
     except apsw.Error as error:
         if not connection.get_autocommit():
             connection.execute("ROLLBACK")
-        if isinstance(error, apsw.NotADBError):
-            raise DatabaseError(f"{path} is not a SQLite database") from error
-        if isinstance(error, (apsw.BusyError, apsw.LockedError)):
-            raise DatabaseError(
-                f"{path} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again"
-            ) from error
-        raise DatabaseError(f"{path} cannot be read: {error}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: apsw.Error) -> DatabaseError:
+    """Return what an error of SQLite in reading a database comes to."""
+    if isinstance(error, apsw.NotADBError):
+        return NoDatabaseError(f"{path} is not a SQLite database")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError)):
+        return DatabaseError(f"{path} stayed locked for {_BUSY_TIMEOUT_MS // 1000} s: try again")
+    kind = NoDatabaseError if isinstance(error, _LASTING) else DatabaseError
+    return kind(f"{path} cannot be read: {error}")
 
 
 def hold(
@@ -171,7 +190,7 @@ def hold(
     """
     page_size, page_count = _size(connection)
     if page_count == 0:
-        raise DatabaseError(f"{path} is empty: there is nothing to replicate before its first table")
+        raise NoDatabaseError(f"{path} is empty: there is nothing to replicate before its first table")
     wal = None
     if mode == "wal":
         wal = _pin_wal(lambda offset, size: connection.read("main", WAL, offset, size)[1], limit)
@@ -181,11 +200,11 @@ def hold(
 
 
 def check_is_file(path: Path) -> None:
-    """Raise `DatabaseError` where no database can be."""
+    """Raise `NoDatabaseError` where no database can be."""
     if path.is_dir():
-        raise DatabaseError(f"{path} is a folder: name the database in it")
+        raise NoDatabaseError(f"{path} is a folder: name the database in it")
     if not path.is_file():
-        raise DatabaseError(f"there is no database {path}")
+        raise NoDatabaseError(f"there is no database {path}")
 
 
 def open_beside(path: Path) -> apsw.Connection:
@@ -199,7 +218,7 @@ def open_beside(path: Path) -> apsw.Connection:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     except apsw.Error as error:
         why = error if os.access(path, os.R_OK) else "this user may not read it; check its owner and its mode"
-        raise DatabaseError(f"{path} cannot be opened: {why}") from error
+        raise NoDatabaseError(f"{path} cannot be opened: {why}") from error
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
     wal = Path(connection.filename_wal)  # beside what a link leads to
     if wal.exists() and wal.stat().st_size > 0:

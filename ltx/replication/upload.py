@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from backends import AlreadyExistsError, BackendError, NotFoundError
@@ -18,7 +18,8 @@ from ltx.replication.baseline import checksum_at, ensure_table
 from ltx.replication.create import create_object
 from ltx.replication.failures import describe
 from ltx.replication.identity import Identity
-from ltx.replication.line import Line, StagedFile
+from ltx.replication.line import Line
+from ltx.replication.staged import LostError, StagedFile, opened
 from ltx.replication.table import open_table
 
 __all__ = ["Uploader"]
@@ -60,6 +61,9 @@ class Uploader:
         self._last: tuple[str, int] | None = None
         self._announced = self._lacks = self._doubted = False
         self._heal_from: int | None = None
+        self._skip_to = 0
+        self._oldest_ms: tuple[TXID | None, int] = (None, 0)
+        self._current_ms = _now_ms()
         self._lock = threading.Lock()
 
     @property
@@ -81,17 +85,46 @@ class Uploader:
 
     @property
     def needs_snapshot(self) -> bool:
-        """Whether the replica lacks files that are not here any more, or has damaged ones."""
-        return self._lacks or self._heal_from is not None
+        """Whether the replica lacks files that are not here any more, or has damaged ones, or is to skip some."""
+        return self._lacks or self._skips or self._heal_from is not None
 
     @property
     def wants_snapshot(self) -> bool:
         """Whether a snapshot should be made for it now: it answers, and none lies here."""
-        if self.error is not None or not (self._lacks or self._can_heal):
+        if self.error is not None or not (self._lacks or self._skips or self._can_heal):
             return False
         staged = self._line.snapshot
-        wanted = (self.txid or 0) + 1 if self._lacks else self._heal_from or 0
+        if self._lacks:
+            wanted = (self.txid or 0) + 1
+        else:
+            wanted = max(self._skip_to if self._skips else 0, (self._heal_from or 0) if self._can_heal else 0)
         return staged is None or staged.max_txid < wanted
+
+    def skip(self, keep_size: int) -> None:
+        """Where too much waits here for a replica that is slow, let a snapshot take the place of what it is too slow for.
+
+        Only where that is less to upload: what waits behind the file under way has more pages than the database, or
+        behind the snapshot where one is on its way already. Until there is the snapshot, all goes on as before.
+
+        Args:
+            keep_size: Bytes that may wait here in any case.
+        """
+        if self.txid is None or self.error is not None:
+            return
+        staged = self._line.snapshot
+        if not self._skips:
+            behind = (self._line.pending(self.txid) or ())[1:]
+        elif staged is not None and staged.max_txid >= self._skip_to:
+            behind = self._line.pending(staged.max_txid) or ()
+        else:
+            return
+        size, page_count = sum(file.size for file in behind), sum(file.page_count for file in behind)
+        if size > keep_size and page_count > behind[-1].commit:
+            self._skip_to = self._line.txid
+
+    @property
+    def _skips(self) -> bool:
+        return self._skip_to > (self.txid or 0)
 
     @property
     def _can_heal(self) -> bool:
@@ -103,6 +136,8 @@ class Uploader:
         staged, txid = self._line.snapshot, self.txid or 0
         if self._lacks:
             return staged.max_txid if staged else self._line.txid
+        if self._skips and staged and staged.max_txid >= self._skip_to:
+            return staged.max_txid
         return min(txid, staged.max_txid) if staged and self._can_heal else txid
 
     @property
@@ -113,19 +148,41 @@ class Uploader:
 
     @property
     def status(self) -> Mapping[str, object]:
-        """What `ltx status` says of it; the lag is that of files captured here and not there."""
-        waiting = self._line.pending(self.txid or 0) or ()
-        since_ms = min((file.timestamp_ms for file in waiting), default=0)
+        """What `ltx status` says of it; the lag is that of what was captured here and is not known to be there."""
+        waiting, is_gone = self._waiting()
+        since_ms = self.note_oldest()
         return {
             "url": self.replica.url,
             "txid": self.txid,
-            "lag_size": sum(file.size for file in waiting),
-            "lag_s": max(0.0, time.time() - since_ms / 1000) if since_ms else 0.0,
-            "needs_snapshot": self.needs_snapshot,
+            "lag_size": (sum(file.size for file in waiting) or self._identity.size) if since_ms else 0,
+            "lag_s": max(0.001, (_now_ms() - since_ms) / 1000) if since_ms else 0.0,
+            "needs_snapshot": self.needs_snapshot or is_gone,
             "stopped": self.stopped,
             "error": describe(self.error),
             "upkeep_error": describe(self.upkeep_error),
         }
+
+    def _waiting(self) -> tuple[Sequence[StagedFile], bool]:
+        """Return the files that the replica lacks or may lack, and whether it is known that others are not here any more."""
+        if self.txid is None:  # it did not answer yet: nothing is known to be there
+            return self._line.kept(0), False
+        waiting = self._line.pending(self.txid)
+        return (self._line.kept(self.txid), True) if waiting is None else (waiting, False)
+
+    def note_oldest(self) -> int:
+        """Return the time of the oldest transaction that may be missing there, in ms; 0 for none.
+
+        It is remembered when the files of such transactions are let go of: call this before.
+        """
+        waiting, is_gone = self._waiting()
+        if not waiting and not is_gone and not self._lacks and (self.txid or 0) >= self._line.txid:
+            return 0
+        txid, oldest_ms = self._oldest_ms
+        times = [file.timestamp_ms for file in waiting] or [self._current_ms]
+        if oldest_ms and txid == self.txid:
+            times.append(oldest_ms)
+        self._oldest_ms = self.txid, min(times)
+        return min(times)
 
     def look(self) -> tuple[list[LTXFile], LTXFile | None, int]:
         """List the replica: its files, the one of the lowest level that ends with its newest TXID, its checksum."""
@@ -201,6 +258,8 @@ class Uploader:
                 self.not_before = time.monotonic() + self._pause_s
             else:
                 self.error, self._pause_s, self.not_before = None, 0.0, 0.0
+            if self.is_current:
+                self._current_ms = _now_ms()
             return self.is_current
 
     def _push(self) -> None:
@@ -214,13 +273,15 @@ class Uploader:
             staged = self._line.snapshot
             if staged is None or staged.max_txid <= self.txid:
                 return
-            self._put(staged)
+            if not self._put(staged):
+                return
             self.txid, self._lacks = staged.max_txid, False
             self._healed(self._heal_from, staged)
         while files := self._line.pending(self.txid):
             self._check_last()
             for file in files:
-                self._put(file)
+                if not self._put(file):
+                    break
                 self.txid = file.max_txid
         self._lacks = self._line.pending(self.txid) is None
         self._heal()
@@ -230,30 +291,41 @@ class Uploader:
         if wanted is None or self._lacks or staged is None or staged.max_txid < wanted:
             return
         try:
-            self._put(staged)
+            done = self._put(staged)
         except ConflictError:  # one that upkeep made has its name, or the damaged one: another name, then
             self._heal_from = staged.max_txid + 1
         else:
-            self._healed(wanted, staged)
+            if done:
+                self._healed(wanted, staged)
 
     def _healed(self, wanted: int | None, staged: StagedFile) -> None:
         if wanted is not None and staged.max_txid >= wanted and self._heal_from == wanted:
             self._heal_from = None
             log.info("is whole again", extra={"replica": self.replica.url, "txid": staged.max_txid})
 
-    def _put(self, file: StagedFile) -> None:
+    def _put(self, file: StagedFile) -> bool:
+        """Upload a file; False where it is gone or damaged: what is left of it is worth nothing to anybody."""
         if not self._announced and not self.txid and self.replica.backend.capabilities.put_if_absent:
             with suppress(AlreadyExistsError):  # it stays so only if our file gets there first, too
                 self._announce(if_absent=True)
         key = self.replica.layout.key(file.level, file.min_txid, file.max_txid)
         try:
-            with open(file.path, "rb") as opened:
-                create_object(self.replica, key, opened, file.checksum, file.timestamp_ms)
+            with opened(file) as staged:
+                create_object(self.replica, key, staged, file.checksum, file.timestamp_ms)
             self.newest_ms, self._last = file.timestamp_ms, (key, file.checksum)
+        except LostError as error:
+            if self._line.lose(file):
+                names = {"db": str(self._identity.path), "replica": self.replica.url}
+                log.warning(
+                    "a file that waited for its upload is lost; a snapshot makes up for it",
+                    extra={**names, "error": str(error)},
+                )
+            return False
         except ConflictError as error:
             raise self._conflict(f"{key} was written by somebody else", key) from error
         if not self._announced:  # not before: only the one of two writers that got through is to be named
             self._announce()
+        return True
 
     def _check_last(self) -> None:
         """Where a storage keeps no second writer out: see that what we put there last was not written over.
@@ -283,3 +355,7 @@ class Uploader:
             f"{other}. We stopped: end one of them",
             key=key,
         )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
