@@ -236,6 +236,8 @@ def test_a_setting_given_twice_is_a_warning(read: Read) -> None:
             "'replica' of the database /a must have settings of its own: write 'url:' and a value on a line below it",
         ),
         ("dbs:\n- /a.db\n", 2, "this database must have settings of its own: write 'path:'"),
+        ("retention: 24h\n", 1, "'retention' must have settings of its own: write 'enabled:'"),
+        ("levels: [5m]\n", 1, "'levels' must have settings of its own: write 'interval:'"),
         ("dbs: /a.db\n", 1, "'dbs' must be a list: begin each entry"),
         ("dbs:\n- path: [a]\n  replica: {path: r}\n", 2, "must be a single value"),
         ("dbs:\n- path: /a\n  truncate-page-n: x\n  replica: {path: r}\n", 3, "must be a whole number"),

@@ -55,7 +55,7 @@ _KINDS = {
     **dict.fromkeys(("bool_parsing", "bool_type"), "must be true or false"),
     **dict.fromkeys(("int_parsing", "int_type"), "must be a whole number"),
 }
-_FIRST = {"dbs": "path:", "replica": "url:", "replicas": "url:", "levels": "interval:"}
+_FIRST = {"dbs": "path", "replica": "url", "replicas": "url"}
 """How the value of a setting that has settings of its own usually begins."""
 
 _PREDICATE = re.compile("(?:is|has|needs|must|should) ")
@@ -302,7 +302,8 @@ class _Reader:
         text = _KINDS.get(error["type"], text)
         if error["type"] == "model_type":
             steps = [step for step in error["loc"] if isinstance(step, str)]
-            text = f"must have settings of its own: write {_FIRST.get(steps[-1], 'name:')!r} and a value on a line below it"
+            first = _FIRST.get(steps[-1]) or next(_known(File, error["loc"]))
+            text = f"must have settings of its own: write {f'{first}:'!r} and a value on a line below it"
         if not (named := self._named(error["loc"])):
             return text
         return f"{named} {text}" if _PREDICATE.match(text) else f"{named}: {text}"
