@@ -52,7 +52,6 @@ def put_a_folder(path: Path) -> str:
         (put_an_empty_file, ()),  # with --wal it becomes a database
         (put_something_else, ()),
         (put_something_else, ("--wal",)),
-        (put_a_folder, ()),
     ],
 )
 def test_what_cannot_be_replicated_ends_at_once_as_an_error(
