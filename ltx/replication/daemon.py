@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ltx.errors import ConflictError
 from ltx.replication.database import Database
 from ltx.replication.ending import flush
 from ltx.replication.failures import describe, log_failure
+from ltx.replication.looking import service_of
 from ltx.replication.maintenance import Maintenance
 from ltx.replication.missing import RestoreEndedError, restore_at_start
 from ltx.replication.schedule import Scheduler, Task
@@ -27,7 +27,7 @@ from ltx.replication.watch import Watch
 
 __all__ = ["Daemon"]
 
-_CAPTURES, _UPLOADS, _FLUSHES = 4, 4, 16
+_CAPTURES, _UPLOADS, _FLUSHES, _FIRST_LOOKS = 4, 4, 16, 16
 _FIRST_S = 2.0
 _AGAIN_S, _RECHECKS = 0.02, 8
 """An event can come before the commit that it belongs to is complete: seconds before it, where much is to be synced."""
@@ -79,6 +79,7 @@ class Daemon:
         self._flush_s, self._flush_pause_s = flush_s, flush_pause_s
         self._scheduler = Scheduler()
         self._captures = ThreadPoolExecutor(_CAPTURES, thread_name_prefix="capture")
+        self._first_looks = ThreadPoolExecutor(_FIRST_LOOKS, thread_name_prefix="first look")
         self._uploads: dict[str, ThreadPoolExecutor] = {}
         self._stopping, self._aborted, self._over = (threading.Event() for _ in range(3))
         self._threads: list[threading.Thread] = []
@@ -108,8 +109,10 @@ class Daemon:
     def add(self, database: Database) -> None:
         """Begin with a database: at once, or when we start."""
         pools = [self._pool(uploader) for uploader in database.uploaders]
-        # The first look asks the replicas: one that does not answer keeps only its own service's threads.
-        entry = _Entry(database, Task(lambda: 0.0, pools[0]))
+        # The first look asks the replicas: one that does not answer keeps only its own service's threads, or, where
+        # there are others, one of many for a moment.
+        first = pools[0] if len(set(pools)) == 1 else self._first_looks
+        entry = _Entry(database, Task(lambda: 0.0, first))
         entry.sync.work = partial(self._sync, entry)
         for uploader, pool in zip(database.uploaders, pools, strict=True):
             entry.pushes[id(uploader)] = Task(partial(self._push, entry, uploader), pool)
@@ -196,7 +199,7 @@ class Daemon:
         until = time.monotonic() + self._flush_s
         with ThreadPoolExecutor(_FLUSHES, thread_name_prefix="flush") as pool:
             done = list(pool.map(lambda database: self._flush(database, until), self.databases))
-        for uploads in self._uploads.values():
+        for uploads in (self._first_looks, *self._uploads.values()):
             uploads.shutdown(wait=False, cancel_futures=True)
         self._over.set()
         return all(done)
@@ -246,7 +249,7 @@ class Daemon:
         self._threads.append(thread)
 
     def _pool(self, uploader: Uploader) -> ThreadPoolExecutor:
-        place = "{0.scheme}://{0.netloc}".format(urlsplit(uploader.replica.url))
+        place = service_of(uploader)
         return self._uploads.setdefault(
             place, ThreadPoolExecutor(_UPLOADS, thread_name_prefix=f"upload {place}")
         )

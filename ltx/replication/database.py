@@ -25,6 +25,7 @@ from ltx.replication.failures import describe
 from ltx.replication.guard import is_held, take_guard
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line
+from ltx.replication.looking import look_at_all
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
 from ltx.replication.settings import Settings
@@ -160,21 +161,15 @@ class Database:
 
     def _agree(self) -> None:
         """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
-        found = []
-        problem: BackendError | None = None
-        for uploader in self.uploaders:
-            try:
-                found.append((uploader, *uploader.look()))
-            except BackendError as error:
-                uploader.error = problem = error
-                uploader.late = True
-        if not found and not self.line.txid:
-            assert problem is not None
+        found, problem = look_at_all(self.uploaders)
+        if problem is not None and not self.line.txid:
             raise problem
         if not found:
             return
         self.line.roll()
-        uploader, files, file, checksum = max(found, key=lambda each: each[2].max_txid if each[2] else 0)
+        uploader, files, file, checksum = max(
+            found, key=lambda each: each.newest.max_txid if each.newest else 0
+        )
         newest = file.max_txid if file else 0
         if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
             behind = max(newest, self.line.txid)

@@ -19,6 +19,7 @@ import ltx
 from ltx import Replica
 from tests.support.databases import connected, fill, image, make, scalar
 from tests.support.replicating import differing, eventually, ltx_process, replicating, restored
+from tests.support.s3_stub import silence
 from tests.support.writers import check_promise, prepare, writing
 
 
@@ -265,3 +266,28 @@ def test_a_wrong_argument_is_refused_where_it_is_given(
 ) -> None:
     with pytest.raises(kind, match=said):
         ltx.replicate(**{"database": "a.db", "url": "replica", **wrong})
+
+
+def test_a_storage_that_is_silent_at_the_start_keeps_nothing_from_the_others(tmp_path: Path) -> None:
+    """Its calls hang for 10 s and more, and it is the first replica of many databases."""
+    paths = [make(tmp_path / f"{number}.db") for number in range(20)]
+    with silence() as endpoint:
+        host = endpoint.removeprefix("http://")
+        entries = [
+            f"  - path: {path}\n    replicas:\n      - url: webdav://{host}/{path.stem}\n"
+            f"      - path: {tmp_path}/good/{path.stem}\n"
+            for path in paths
+        ]
+        (tmp_path / "litestream.yml").write_text("dbs:\n" + "".join(entries))
+        process = ltx_process("replicate", "--config", tmp_path / "litestream.yml", folder=tmp_path)
+        until = time.monotonic() + 25  # four at a time would wait for 50 s
+        try:
+            for path in paths:
+                good = tmp_path / "good" / path.stem
+                eventually(
+                    lambda: restored(str(good), tmp_path / "out.db") == image(path),  # noqa: B023
+                    seconds=until - time.monotonic(),
+                )
+        finally:
+            process.kill()
+            process.communicate()
