@@ -58,6 +58,7 @@ def replicate_once(
     replica: Replica,
     *,
     adopt: bool = False,
+    whole: bool = False,
     progress: Progress | None = None,
     folder: str | os.PathLike[str] | None = None,
 ) -> Published | None:
@@ -71,6 +72,8 @@ def replicate_once(
         database: The SQLite database.
         replica: Where to.
         adopt: Go on with the replica even if another database wrote to it last.
+        whole: Publish all pages, as a snapshot, also where nothing changed: that makes up for files of the replica that
+            are damaged.
         progress: Called with the pages compared and the pages in all.
         folder: Where state is kept; None for `.<name>-litestream/` beside the database.
 
@@ -96,7 +99,7 @@ def replicate_once(
         sweep(table_path)
         following = _following(path, replica, table_path, adopt=adopt)
         with open_table(table_path) as table, replica.backend.stage(table_path.parent) as staged:
-            base = table if following.is_known else None
+            base = table if following.is_known and not whole else None
             found = _stage(path, following.txid, base, table_path, staged, progress)
             if found is None:
                 return None

@@ -118,6 +118,26 @@ def test_snapshot_of_a_database_takes_what_is_committed_first(
     assert (place / "out.db").read_bytes() == database.read_bytes()
 
 
+def test_snapshot_of_a_database_makes_up_for_what_is_damaged(
+    cli: LTX, replica: Replicated, database: Path
+) -> None:
+    cli("replicate", "--once", database, "replica")
+    key = replica.file(2)
+    data = bytearray(key.read_bytes())
+    data[len(data) // 2] ^= 1
+    key.write_bytes(data)
+    assert cli("snapshot", "replica").code == 1
+    assert cli("restore", "replica", "-o", "out.db").code == 1
+    found = cli("snapshot", database, "replica", "--json")
+    assert found.code == 0
+    assert "is damaged" in found.err
+    assert "the snapshot is made of the database" in found.err
+    [made] = json.loads(found.out)
+    assert (made["level"], made["input_count"]) == (9, 0)
+    assert cli("restore", "replica", "-o", "out.db").code == 0
+    assert Path("out.db").read_bytes() == database.read_bytes()
+
+
 def test_snapshot_of_a_database_without_its_replica_is_wrong_usage(
     cli: LTX, replica: Replicated, database: Path
 ) -> None:
