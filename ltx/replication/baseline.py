@@ -1,7 +1,9 @@
 """What a replica has, as a table of page hashes beside the database: found, believed only if it fits, or made anew."""
 
 import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from backends import NotFoundError, UnavailableError
@@ -18,6 +20,7 @@ from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
 __all__ = [
     "checksum_at",
     "ensure_table",
+    "left_here",
     "published_txid",
     "says_the_same",
     "table_path_of",
@@ -37,6 +40,19 @@ def checksum_at(replica: Replica, key: str) -> int:
     if len(data) < CHECKSUM_SIZE and backend.head(key).size >= CHECKSUM_SIZE:
         raise UnavailableError(f"{key} gave {len(data)} bytes where {CHECKSUM_SIZE} were asked for", key=key)
     return int.from_bytes(data, "big")
+
+
+def left_here(folder: Path) -> dict[str, int]:
+    """Return the files of level 0 that somebody left beside the database, each with the checksum that it ends with.
+
+    Whoever had the database last may have been the real Litestream: then they are all that tells which replica is its.
+    """
+    found: dict[str, int] = {}
+    for path in (folder / "ltx" / "0").glob("*.ltx"):
+        with suppress(OSError), open(path, "rb") as file:
+            file.seek(-CHECKSUM_SIZE, os.SEEK_END)
+            found[path.name] = int.from_bytes(file.read(), "big")
+    return found
 
 
 def table_path_of(path: Path, url: str) -> Path:

@@ -18,7 +18,7 @@ from backends import BackendError
 from ltx.errors import ConflictError, DatabaseError
 from ltx.replica.lineage import Writer, meta_folder
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import ensure_table, table_path_of
+from ltx.replication.baseline import ensure_table, left_here, table_path_of
 from ltx.replication.capture import Capture, Captured
 from ltx.replication.checkpoint import Checkpointer
 from ltx.replication.failures import describe
@@ -78,6 +78,7 @@ class Database:
         self._counts = (0, 0)
         self._stranger: Uploader | None = None
         self._theirs: Writer | None = None
+        self._left: dict[str, int] = {}
 
     def sync(self) -> bool:
         """Capture everything that is committed now, durably on this machine; checkpoint where that is due.
@@ -135,6 +136,7 @@ class Database:
                 raise DatabaseError(f"{self.path} was let go of: it is not replicated here any more")
             self.folder.mkdir(parents=True, exist_ok=True)
             self._take_guard()
+            self._left = left_here(self.folder)
             self.line.open()
             self._identity.read()
 
@@ -176,7 +178,10 @@ class Database:
             self._theirs = uploader.last_writer()
             self._stranger = None
             knows, url = self.line.txid > 0, uploader.replica.url
-            if not self.settings.adopt and self._identity.is_stranger(self._theirs, url, newest, knows=knows):
+            is_here = self._left.get(file.name) == checksum
+            if not (self.settings.adopt or is_here) and self._identity.is_stranger(
+                self._theirs, url, newest, knows=knows
+            ):
                 self._stranger = uploader
             known = ensure_table(self.line.table_path, uploader.replica, files, newest)
             self.line.reset(behind, known=known and behind == newest)

@@ -5,7 +5,7 @@ difference is published as the next TXID: everything the first time, nothing whe
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,10 +15,11 @@ from typing import BinaryIO
 from ltx.errors import ConflictError, DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
+from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.lineage import Writer, meta_folder, name_writer, read_writer
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import ensure_table, published_txid, table_path_of
+from ltx.replication.baseline import checksum_at, ensure_table, left_here, published_txid, table_path_of
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard
@@ -143,13 +144,24 @@ def _following(path: Path, replica: Replica, table_path: Path, *, adopt: bool) -
     names_somebody, is_ahead = replica.has_lineage, newest > published
     theirs = read_writer(replica.backend) if names_somebody and is_ahead else None
     stranger = False
-    if is_ahead and not adopt:  # before anything is remembered of what is there
+    if is_ahead and not adopt and not _is_here(table_path.parent, replica, files, newest):
+        # Before anything is remembered of what is there.
         stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
     # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
     known = published <= newest and ensure_table(table_path, replica, files, newest)
     if stranger:
         _check_kinship(identity, replica.url, table_path)
     return _Following(TXID(1 + max(newest, published)), known, identity, names_somebody, theirs)
+
+
+def _is_here(folder: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
+    """Whether the replica's newest transaction lies beside the database, too."""
+    left = left_here(folder)
+    return any(
+        left.get(file.name) == checksum_at(replica, file.key)
+        for file in files
+        if file.max_txid == newest and file.name in left
+    )
 
 
 def _publish(
