@@ -20,6 +20,7 @@ from ltx.replication.table import PageTable, TableWriter, open_table, page_hash
 __all__ = [
     "checksum_at",
     "ensure_table",
+    "fits",
     "left_here",
     "published_txid",
     "says_the_same",
@@ -66,25 +67,29 @@ def published_txid(table_path: Path) -> int:
         return table.txid if table else 0
 
 
-def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
-    """See to it that the table says what the replica has; False where nothing can be compared with.
+def fits(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
+    """Whether the table says what the replica has.
 
-    It is trusted only if it names the replica's newest TXID and the checksum of the file that ends with it, or all
-    the pages of that file where it was merged since.
+    It does only if it names the replica's newest TXID and the checksum of the file that ends with it, or all the pages
+    of that file where it was merged since.
     """
+    file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
+    with open_table(table_path) as table:
+        if table is None or table.txid != newest:
+            return False
+        return table.file_checksum == checksum_at(replica, file.key) or says_the_same(replica, file, table)
+
+
+def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
+    """See to it that the table says what the replica has; False where nothing can be compared with."""
     try:
         plan = make_plan(files, newest)
     except ReplicaError:
         return False  # a hole: only a snapshot makes the replica whole again
+    if fits(table_path, replica, files, newest):
+        return True
     file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
     checksum = checksum_at(replica, file.key)
-    with open_table(table_path) as table:
-        if (
-            table
-            and table.txid == newest
-            and (table.file_checksum == checksum or says_the_same(replica, file, table))
-        ):
-            return True
     try:
         replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
     except (CorruptError, UnsupportedVersionError, NotFoundError):

@@ -4,6 +4,7 @@ States move in one order: found, durable on this machine, on the replicas. After
 whole database is compared with the table of what the line of transactions has, and the difference is the next one.
 """
 
+import errno
 import logging
 import os
 import threading
@@ -25,7 +26,7 @@ from ltx.replication.failures import describe
 from ltx.replication.guard import is_held, take_guard
 from ltx.replication.identity import Identity
 from ltx.replication.line import Line
-from ltx.replication.looking import look_at_all
+from ltx.replication.looking import Look, look_at_all, most_ahead
 from ltx.replication.pins import Doubt, Pins
 from ltx.replication.rollback import RollbackSource, bring_into_wal_mode
 from ltx.replication.settings import Settings
@@ -101,6 +102,12 @@ class Database:
             except DatabaseError:
                 self._let_go()
                 raise
+            except OSError as error:
+                if error.errno == errno.ENOSPC:  # what every replica has may go
+                    with suppress(OSError):
+                        self.line.roll()
+                        self._tidy()
+                raise
             finally:
                 self._counts = self._frame_counts()
             self._tidy()
@@ -163,27 +170,18 @@ class Database:
 
     def _agree(self) -> None:
         """Find out what the replicas have; where one is ahead of what is known here, go on from there."""
-        found, problem = look_at_all(self.uploaders)
+        self._stranger = None
+        found, problem = look_at_all([each for each in self.uploaders if not each.stopped] or self.uploaders)
         if problem is not None and not self.line.txid:
             raise problem
         if not found:
             return
         self.line.roll()
-        uploader, files, file, checksum = max(
-            found, key=lambda each: each.newest.max_txid if each.newest else 0
-        )
-        newest = file.max_txid if file else 0
-        if file and (newest > self.line.txid or self.line.matches(uploader.replica, file, checksum) is False):
+        ahead = most_ahead(found, self.line, self._check_writer)
+        if ahead is not None and ahead.newest is not None:
+            newest = ahead.newest.max_txid
             behind = max(newest, self.line.txid)
-            self._theirs = uploader.last_writer()
-            self._stranger = None
-            knows, url = self.line.txid > 0, uploader.replica.url
-            is_here = self._left.get(file.name) == checksum
-            if not (self.settings.adopt or is_here) and self._identity.is_stranger(
-                self._theirs, url, newest, knows=knows
-            ):
-                self._stranger = uploader
-            known = ensure_table(self.line.table_path, uploader.replica, files, newest)
+            known = ensure_table(self.line.table_path, ahead.uploader.replica, ahead.files, newest)
             self.line.reset(behind, known=known and behind == newest)
             self._let_go()
             if self._stranger is None:
@@ -194,6 +192,16 @@ class Database:
                 each.attach(its, its_checksum)
             except Exception as error:  # noqa: BLE001 - its status says it
                 each.error = error
+
+    def _check_writer(self, look: Look) -> None:
+        """Refuse what somebody else wrote; where only the pages can tell, remember to compare them."""
+        assert look.newest is not None
+        theirs = look.uploader.last_writer()
+        is_here = self._left.get(look.newest.name) == look.checksum
+        is_stranger = not (self.settings.adopt or is_here) and self._identity.is_stranger(
+            theirs, look.uploader.replica.url, look.newest.max_txid, knows=self.line.txid > 0
+        )
+        self._theirs, self._stranger = theirs, look.uploader if is_stranger else None
 
     def _sync(self) -> None:
         try:
@@ -292,7 +300,7 @@ class Database:
 
     def _publish_whole(self, source: PinnedDatabase) -> None:
         if self._stranger is not None:
-            self._check_kinship(source, self._stranger.replica.url)
+            self._check_kinship(source, self._stranger)
             self._stranger = None
             log.info(
                 "goes on from what the replica has", extra={"db": str(self.path), "txid": self.line.txid}
@@ -303,14 +311,17 @@ class Database:
         if self._wanted():
             self.line.stage_snapshot(source)
 
-    def _check_kinship(self, source: PinnedDatabase, url: str) -> None:
+    def _check_kinship(self, source: PinnedDatabase, stranger: Uploader) -> None:
         try:
             with open_table(self.line.table_path) as table:
-                self._identity.check_kinship(source, table, url)
-        except ConflictError:
+                self._identity.check_kinship(source, table, stranger.replica.url)
+        except ConflictError as error:
             self.line.table_path.unlink()  # nothing is to remember that we came here
             self._opened = False
-            raise
+            if all(each.stopped for each in self.uploaders if each is not stranger):
+                raise
+            stranger.error = error
+            raise DatabaseError(f"{error}; its other replicas go on") from error
 
     def _sync_rollback(self, rollback: RollbackSource) -> None:
         with rollback.changed(always=self._wanted()) as source:

@@ -59,6 +59,10 @@ class Identity:
             return False
         return theirs.path == str(self.path) or (self.is_of(theirs) and theirs.inode == self._inode())
 
+    def may_have_written(self, theirs: Writer) -> bool:
+        """Whether it may have been this database, on a machine that has another name now, as containers have."""
+        return self.is_of(theirs) and theirs.path == str(self.path) and theirs.host != socket.gethostname()
+
     def is_stranger(self, theirs: Writer | None, url: str, newest: int, *, knows: bool) -> bool:
         """Whether only the pages can tell if the database may go on with a replica that is ahead of what is known here.
 
@@ -66,7 +70,7 @@ class Identity:
             theirs: Who wrote to the replica last.
             url: The replica.
             newest: Its last transaction.
-            knows: Whether anything is known here of the replica.
+            knows: Whether anything was captured here before.
 
         Raises:
             ConflictError: Somebody else wrote there what this database never had.
@@ -80,7 +84,7 @@ class Identity:
                 f"{url} was written to by {theirs}, up to TXID {format_txid(newest)}, and {self.path} does not have all "
                 "of it: restore it anew, or go on with it all the same (--adopt)"
             )
-        return not knows
+        return True
 
     def check_kinship(self, source: PinnedDatabase, table: PageTable | None, url: str) -> None:
         """Refuse to go on with a stranger's replica that has little in common with the database.

@@ -17,6 +17,7 @@ from ltx.format import NO_CHECKSUM, TXID, Decoder, Encoder, Header, file_name, p
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.replica import Replica
+from ltx.replica.retention import Verified
 from ltx.replication.baseline import says_the_same
 from ltx.replication.capture import Captured
 from ltx.replication.difference import WAL_OFFSET, stage_difference
@@ -231,7 +232,7 @@ class Line:
             return True
         with open_table(self.table_path) as table:
             known = table if table and table.txid == self._table_txid else None
-            if not known and files and files[0].min_txid != 1:
+            if not known and (self._table_txid or (files and files[0].min_txid != 1)):
                 self._is_broken = True
                 return False
             try:
@@ -303,6 +304,23 @@ class Line:
             if table is None or table.txid != self.txid:
                 return None
             return says_the_same(replica, file, table)
+
+    def is_behind(self, replica: Replica, newest: LTXFile | None, checksum: int) -> bool:
+        """Whether a replica has more than this line, or something else than what the line has of the same transaction.
+
+        Args:
+            replica: The replica.
+            newest: The file of the lowest level that ends with its newest transaction; None where it has no files.
+            checksum: What it ends with.
+        """
+        if newest is None:
+            return False
+        if newest.max_txid > self.txid:
+            return True
+        # One that is damaged says nothing; it is made up for.
+        return self.matches(replica, newest, checksum) is False and not Verified().fault_of(
+            replica.backend, newest
+        )
 
     def pending(self, after: int) -> Sequence[StagedFile] | None:
         """Return the files that a replica lacks, in the order in which they are to go; None where some are gone.

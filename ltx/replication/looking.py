@@ -2,16 +2,18 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from backends import BackendError, UnavailableError
+from ltx.errors import ConflictError
 from ltx.replica.files import LTXFile
+from ltx.replication.line import Line
 from ltx.replication.upload import Uploader
 
-__all__ = ["Look", "look_at_all", "service_of"]
+__all__ = ["Look", "look_at_all", "most_ahead", "service_of"]
 
 _GRACE_S, _SHORT_GRACE_S = 5.0, 0.2
 """For how long the others are waited for once one has answered; less where they were silent just now."""
@@ -82,6 +84,39 @@ def look_at_all(uploaders: Sequence[Uploader]) -> tuple[list[Look], BackendError
         _silent[service_of(uploader)] = time.monotonic()
     errors = [uploader.error for uploader in uploaders if isinstance(uploader.error, BackendError)]
     return found, None if found else next(iter(errors), None)
+
+
+def most_ahead(found: list[Look], line: Line, check: Callable[[Look], None]) -> Look | None:
+    """Return the replica that has most, where that is more than a line has, or something else.
+
+    Another database's is taken out, with its error, and the others go on.
+
+    Args:
+        found: What the replicas have.
+        line: What is known here.
+        check: Raises `ConflictError` where somebody else wrote there.
+
+    Raises:
+        ConflictError: All of them are.
+    """
+    refused: list[tuple[Look, ConflictError]] = []
+    ahead = None
+    for look in sorted(found, key=lambda each: each.newest.max_txid if each.newest else 0, reverse=True):
+        if not line.is_behind(look.uploader.replica, look.newest, look.checksum):
+            break
+        try:
+            check(look)
+        except ConflictError as conflict:
+            refused.append((look, conflict))
+        else:
+            ahead = look
+            break
+    if len(refused) == len(found):
+        raise refused[0][1]
+    for look, error in refused:
+        found.remove(look)
+        look.uploader.error, look.uploader.late = error, False
+    return ahead
 
 
 def _ask(uploader: Uploader, answers: "SimpleQueue[tuple[Uploader, Look | Exception]]") -> None:

@@ -4,7 +4,8 @@ import logging
 import threading
 
 from backends import BackendError
-from ltx.errors import LTXError
+from ltx.errors import LTXError, ReplicaError
+from ltx.format import format_txid
 from ltx.replication.database import Database
 from ltx.replication.upload import Uploader
 
@@ -62,6 +63,11 @@ def restore_missing(database: Database, ending: threading.Event | None = None) -
     newest, source = max(found, key=lambda each: each[0], default=(0, None))
     if problem is not None and (source is None or newest < captured):
         raise problem
+    if problem is not None and source is not None and not captured:
+        raise ReplicaError(
+            f"{database.path} is not restored to TXID {format_txid(newest)}, which is all that {source.replica.url} has, since another "
+            f"replica may have more and does not answer: {problem}; restore it with 'ltx restore', or leave that replica out"
+        ) from problem
     if source is None:
         return
     if newest < captured:

@@ -12,14 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from ltx.errors import ConflictError, DatabaseError
+from ltx.errors import DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
 from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.lineage import Writer, meta_folder, name_writer, read_writer
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import checksum_at, ensure_table, left_here, published_txid, table_path_of
+from ltx.replication.baseline import checksum_at, ensure_table, fits, left_here, published_txid, table_path_of
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard
@@ -141,16 +141,19 @@ def _following(path: Path, replica: Replica, table_path: Path, *, adopt: bool) -
     published = published_txid(table_path)
     identity = Identity(path, table_path.parent)
     identity.read()
-    names_somebody, is_ahead = replica.has_lineage, newest > published
-    theirs = read_writer(replica.backend) if names_somebody and is_ahead else None
+    names_somebody = replica.has_lineage
+    is_ours = newest == 0 or (newest == published and fits(table_path, replica, files, newest))
+    theirs = read_writer(replica.backend) if names_somebody and not is_ours else None
     stranger = False
-    if is_ahead and not adopt and not _is_here(table_path.parent, replica, files, newest):
+    if not (is_ours or adopt or _is_here(table_path.parent, replica, files, newest)):
         # Before anything is remembered of what is there.
         stranger = identity.is_stranger(theirs, replica.url, newest, knows=published > 0)
-    # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
-    known = published <= newest and ensure_table(table_path, replica, files, newest)
     if stranger:
-        _check_kinship(identity, replica.url, table_path)
+        _check_kinship(identity, replica, files, newest, table_path)
+    # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
+    known = published <= newest and (
+        (is_ours and newest > 0) or ensure_table(table_path, replica, files, newest)
+    )
     return _Following(TXID(1 + max(newest, published)), known, identity, names_somebody, theirs)
 
 
@@ -176,20 +179,26 @@ def _publish(
     return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp)
 
 
-def _check_kinship(identity: Identity, url: str, table_path: Path) -> None:
-    """Raise `ConflictError` where the replica is another database's."""
-    for number in range(_PINS):
-        try:
-            with open_table(table_path) as table, pinned(identity.path) as source:
-                identity.check_kinship(source, table, url)
-        except MovedError:
-            if number == _PINS - 1:
-                raise
-        except ConflictError:
-            table_path.unlink(missing_ok=True)  # nothing is to remember that we came here
-            raise
-        else:
+def _check_kinship(
+    identity: Identity, replica: Replica, files: Sequence[LTXFile], newest: int, table_path: Path
+) -> None:
+    """Raise `ConflictError` where the replica is another database's. Nothing is to remember that we came here."""
+    aside = table_path.with_name(f"theirs-{os.urandom(6).hex()}")
+    try:
+        if not ensure_table(aside, replica, files, newest):
             return
+        for number in range(_PINS):
+            try:
+                with open_table(aside) as table, pinned(identity.path) as source:
+                    identity.check_kinship(source, table, replica.url)
+                break
+            except MovedError:
+                if number == _PINS - 1:
+                    raise
+        if published_txid(table_path) <= newest:
+            os.replace(aside, table_path)  # it need not be made again
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager

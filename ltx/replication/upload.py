@@ -220,7 +220,7 @@ class Uploader:
             ConflictError: It is another database's.
         """
         theirs = self.last_writer()
-        if theirs is not None:
+        if theirs is not None and not self._identity.may_have_written(theirs):
             self._identity.check_writer(theirs, self.replica.url, txid)
             return
         aside = self._line.table_path.with_name(f"theirs-{os.urandom(6).hex()}")

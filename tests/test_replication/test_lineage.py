@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from ltx import ConflictError, Replica, replicate_once
+from ltx import ConflictError, DatabaseError, Replica, ReplicaError, replicate_once
 from ltx.replication.database import Database, Settings
+from ltx.replication.missing import restore_at_start
 from tests.support.databases import connected, fill, image, make
 from tests.support.replicating import restored
 
@@ -251,3 +252,98 @@ def test_a_replica_of_ours_that_was_down_for_long_is_gone_on_with(first: Site) -
                         uploader.push()
             assert [uploader.error for uploader in database.uploaders] == [None] * len(urls)
     assert restored(str(own), first.path.parent / "out") == image(first.path)
+
+
+def test_what_is_kept_here_of_one_replica_says_nothing_of_another_that_names_nobody(first: Site) -> None:
+    """Such as the real Litestream's, to which a mistyped URL leads."""
+    folder = first.path.parent / "elsewhere"
+    folder.mkdir()
+    other = Site(make(folder / "b.db", page_size=512, rows=50), folder / "replica")
+    further(other, 4)
+    (other.url / "lineage.json").unlink()
+    Site(first.path, other.url).refused(f"{other.url} holds another database")
+    first.replicate()
+
+
+def test_once_does_not_write_over_another_one_that_has_no_more_transactions(tmp_path: Path) -> None:
+    users, orders = (make(tmp_path / name, page_size=512, rows=60) for name in ("users.db", "orders.db"))
+    for count in (1, 3):
+        with Replica.open(str(tmp_path / "replica")) as replica:
+            for _ in range(count):
+                assert replicate_once(users, replica, adopt=count > 1)
+                with connected(users) as db:
+                    fill(db, 3)
+            shutil.rmtree(tmp_path / "replica")
+            shutil.rmtree(tmp_path / ".orders.db-litestream", ignore_errors=True)
+            assert replicate_once(orders, replica)
+            for _ in range(2):
+                with pytest.raises(ConflictError, match=r"orders\.db, up to TXID"):
+                    replicate_once(users, replica)
+            (tmp_path / "replica" / "lineage.json").unlink()
+            with pytest.raises(ConflictError, match="holds another database"):
+                replicate_once(users, replica)
+        assert restored(str(tmp_path / "replica"), tmp_path / "out") == image(orders)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_one_of_several_replicas_that_is_another_databases_and_ahead_stops_alone(
+    named: bool, first: Site
+) -> None:
+    folder = first.path.parent / "elsewhere"
+    folder.mkdir()
+    other = Site(make(folder / "b.db", page_size=512, rows=50), folder / "replica")
+    further(other, 6)
+    if not named:
+        (other.url / "lineage.json").unlink()
+    before = sorted(other.url.rglob("*"))
+    with closing(
+        Database(first.path, [Replica.open(str(url)) for url in (first.url, other.url)], Settings())
+    ) as database:
+        for _ in range(3):
+            with connected(first.path) as db:
+                fill(db, 3)
+            with suppress(DatabaseError):
+                database.sync()
+                for uploader in database.uploaders:
+                    uploader.push()
+        own, refused = database.uploaders
+        assert own.error is None
+        assert refused.stopped
+        assert "--adopt" in str(refused.error)
+    assert sorted(other.url.rglob("*")) == before
+    assert restored(str(first.url), folder / "out") == image(first.path)
+
+
+@pytest.mark.parametrize("host", ["", "another name of the same container"])
+def test_a_newest_file_that_is_torn_is_no_other_writers(
+    host: str, first: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    further(first, 2)
+    newest = max((first.url / "ltx" / "0").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-40])
+    if host:
+        monkeypatch.setattr("socket.gethostname", lambda: host)
+    first.replicate()
+
+
+def test_a_missing_database_is_not_restored_to_an_old_state_while_a_newer_one_may_be_out_of_reach(
+    first: Site, tmp_path: Path
+) -> None:
+    second, away = tmp_path / "second", tmp_path / "away"
+    shutil.copytree(first.url, second)
+    further(first, 3)
+    first.path.unlink()
+    shutil.rmtree(first.state)
+    first.url.rename(away)
+    first.url.write_text("in the way")
+    urls = (first.url, second)
+    with closing(
+        Database(first.path, [Replica.open(str(url)) for url in urls], Settings(restore=True))
+    ) as database:
+        with pytest.raises(ReplicaError, match=f"all that file://{second} has"):
+            restore_at_start(database)
+        assert not first.path.exists()
+        first.url.unlink()
+        away.rename(first.url)
+        restore_at_start(database)
+    assert image(first.path) == restored(str(first.url), tmp_path / "out")

@@ -1,5 +1,6 @@
 """What waits on this machine for its upload is deleted or damaged while we run: it is made up for, and never uploaded."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,9 +11,11 @@ import pytest
 
 import ltx
 from ltx import DatabaseError, Replica
+from ltx.replication.capture import Captured
 from ltx.replication.daemon import Daemon
 from ltx.replication.database import Database, Settings
 from ltx.replication.guard import take_guard
+from ltx.replication.staged import StagedFile
 from tests.support.databases import connected, fill, image, make
 from tests.support.replicating import eventually, restored
 
@@ -253,3 +256,40 @@ def test_a_daemon_goes_on_when_its_folder_is_deleted(world: World) -> None:
         assert daemon.stop()
     assert is_there()
     assert replica.verify().is_sound
+
+
+def test_where_the_disk_is_full_what_the_replica_has_makes_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(5):
+        world.commit()
+        world.push()
+    kept = world.folder / "ltx" / "0"
+    assert len(list(kept.iterdir())) == 5
+    stage = world.database.line.stage
+
+    def full(captured: Captured) -> StagedFile:
+        monkeypatch.setattr(world.database.line, "stage", stage)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(world.database.line, "stage", full)
+    with connected(world.path) as db:
+        fill(db, 3)
+    with pytest.raises(OSError, match="No space"):
+        world.database.sync()
+    assert len(list(kept.iterdir())) <= 1
+    world.push()
+    assert restored(str(world.url), world.out) == image(world.path)
+
+
+def test_with_the_table_and_all_files_lost_it_ends_quietly_and_begins_anew(world: World) -> None:
+    for _ in range(4):
+        world.commit()
+        world.push()
+    for path in (*(world.folder / "ltx" / "0").iterdir(), *world.folder.glob("pages-*")):
+        path.unlink()
+    world.close()
+    world.open()
+    world.commit()
+    world.push()
+    assert restored(str(world.url), world.out) == image(world.path)
