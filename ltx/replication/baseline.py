@@ -21,6 +21,7 @@ __all__ = [
     "checksum_at",
     "ensure_table",
     "fits",
+    "has_hole",
     "left_here",
     "published_txid",
     "says_the_same",
@@ -80,18 +81,27 @@ def fits(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: i
         return table.file_checksum == checksum_at(replica, file.key) or says_the_same(replica, file, table)
 
 
+def has_hole(files: Sequence[LTXFile], newest: int) -> bool:
+    """Whether the newest transaction cannot be restored: only a snapshot makes the replica whole again."""
+    try:
+        make_plan(files, newest)
+    except ReplicaError:
+        return True
+    return False
+
+
 def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int) -> bool:
     """See to it that the table says what the replica has; False where nothing can be compared with."""
-    try:
-        plan = make_plan(files, newest)
-    except ReplicaError:
-        return False  # a hole: only a snapshot makes the replica whole again
+    if has_hole(files, newest):
+        return False
     if fits(table_path, replica, files, newest):
         return True
     file = min((file for file in files if file.max_txid == newest), key=lambda file: file.level)
     checksum = checksum_at(replica, file.key)
     try:
-        replica.use(plan, lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum))
+        replica.use(
+            make_plan(files, newest), lambda wanted: _rebuild(table_path, replica, wanted, newest, checksum)
+        )
     except (CorruptError, UnsupportedVersionError, NotFoundError):
         return False  # a file of the chain cannot be read: as good as a hole
     return True

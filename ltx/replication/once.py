@@ -19,7 +19,15 @@ from ltx.replica.files import LTXFile
 from ltx.replica.layout import SNAPSHOT_LEVEL
 from ltx.replica.lineage import Writer, meta_folder, name_writer, read_writer
 from ltx.replica.replica import Replica
-from ltx.replication.baseline import checksum_at, ensure_table, fits, left_here, published_txid, table_path_of
+from ltx.replication.baseline import (
+    checksum_at,
+    ensure_table,
+    fits,
+    has_hole,
+    left_here,
+    published_txid,
+    table_path_of,
+)
 from ltx.replication.create import create_object
 from ltx.replication.difference import stage_difference
 from ltx.replication.guard import check_guard
@@ -152,7 +160,7 @@ def _following(path: Path, replica: Replica, table_path: Path, *, adopt: bool) -
         _check_kinship(identity, replica, files, newest, table_path)
     # A replica that lost what we published does not get its TXID again: readers may have seen the first one.
     known = published <= newest and (
-        (is_ours and newest > 0) or ensure_table(table_path, replica, files, newest)
+        not has_hole(files, newest) if is_ours else ensure_table(table_path, replica, files, newest)
     )
     return _Following(TXID(1 + max(newest, published)), known, identity, names_somebody, theirs)
 
