@@ -192,9 +192,11 @@ class Capture:
         self._before, self.followed = None, self._before
 
     def slide(self) -> None:
-        """Let the pin hold the last commit; a look at all that was committed came before."""
+        """Let the pin hold the last commit; a look at all that was committed came before. A pin that is kept stays."""
         if self.followed is None:
             raise Doubt(f"{self.pins.path} was not compared yet")
+        if self.pins.is_kept:
+            return
         counts = (
             self.pins.frame_counts()
         )  # before the pin begins: what changes meanwhile lets `relax` slide once more

@@ -5,19 +5,21 @@ application's next commit would do that work, in the application's time. What wa
 brought over likewise, until little is left. Then, behind a barrier that keeps writers out, the last frames are captured,
 the pin slides, and a PASSIVE checkpoint brings the rest into the file. All frames are in it then, so that the
 application's next commit lets the WAL begin anew instead of growing it.
+
+Where the disk failed, the WAL may hold the only copy of what was brought over: SQLite takes for done what it once wrote,
+and hears of a failed write only once. So nothing is checkpointed any more then, and the pin keeps the WAL as it is.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import apsw
 
 from ltx.replication.capture import Capture, Captured
-from ltx.replication.pins import PIN_BUSY_MS
+from ltx.replication.pins import PIN_BUSY_MS, DiskError
 from ltx.replication.shrink import Shrinker
-from ltx.replication.source import open_beside
-from ltx.sqlite import leave_wal_on_close
 
 __all__ = ["Checkpointer", "Limits"]
 
@@ -51,6 +53,8 @@ class Checkpointer:
     Attributes:
         stuck_since: When, by the monotonic clock, checkpoints began not to get through; None where they do.
         is_blocked: Whether that is for somebody who reads an old state; else for writers that are too quick.
+        is_full: Whether the last one found no space on the disk. That loses nothing, and is tried again.
+        failure: What the disk said when it failed, after which nothing is checkpointed; None where it did not.
         count: How many checkpoints brought everything into the file.
         shrinker: What keeps the WAL's file small.
 
@@ -61,7 +65,8 @@ class Checkpointer:
 
     def __init__(self, capture: Capture, limits: Limits) -> None:
         self.stuck_since: float | None = None
-        self.is_blocked = False
+        self.is_blocked = self.is_full = False
+        self.failure: str | None = None
         self.count = 0
         self.shrinker = Shrinker(capture, limits.truncate_pages)
         self._longest_s = 0.0
@@ -75,9 +80,16 @@ class Checkpointer:
         return max(self._longest_s, self.shrinker.longest_barrier_s)
 
     def stuck(self, after_s: float) -> str | None:
-        """Say why the WAL has not shrunk for some time; None where it has."""
+        """Say why the WAL has not shrunk for some time, or never will; None where it has."""
+        if self.failure is not None:
+            return (
+                f"its disk failed while the database was written, so that only the WAL is sure to be whole: "
+                f"{self.failure}; once the disk is right, end the application, then the replicator, and start both"
+            )
         until = time.monotonic() - after_s
         if self.stuck_since is not None and self.stuck_since < until:
+            if self.is_full:
+                return "its disk has been full for long"
             if self.is_blocked:
                 return "somebody has been reading an old state for long"
             return "writers have been too quick for long"
@@ -88,7 +100,7 @@ class Checkpointer:
     def due(self) -> bool:
         """Whether there is something to bring into the file, and enough of it, or for long enough."""
         now = time.monotonic()
-        if now < self._not_before:
+        if self.failure is not None or now < self._not_before:
             return False
         frames, done = self._capture.pins.frame_counts()
         if frames == done:
@@ -110,18 +122,47 @@ class Checkpointer:
         Returns:
             Whether all of it is there now.
         """
-        pins = self._capture.pins
-        self.is_blocked = not self._approach(publish)
-        frames, done = pins.frame_counts()
-        through = frames - done <= _TAIL_FRAMES and self._behind_barrier(publish)
+        pins, self.is_full = self._capture.pins, False
+        with closing(pins.beside()) as beside:
+            self.is_blocked = not self._approach(publish)
+            frames, done = pins.frame_counts()
+            quick = frames - done <= _TAIL_FRAMES and not self.is_full and self.failure is None
+            through = quick and self._behind_barrier(beside, publish)
         now = time.monotonic()
         if through:
             self.stuck_since, self._pause_s, self._last = None, 0.0, now
             self.count += 1
             return True
         self.stuck_since = self.stuck_since or now
-        self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2)) if self.is_blocked else 0.0
+        waits = self.is_blocked or self.is_full
+        self._pause_s = min(_LONGEST_PAUSE_S, max(0.1, self._pause_s * 2)) if waits else 0.0
         self._not_before = now + self._pause_s
+        return False
+
+    def shrink(self) -> None:
+        """Keep the WAL's file small, as `Shrinker.run` does."""
+        if self.failure is None:
+            self._goes_well(self.shrinker.run)
+
+    def give_up(self, why: str) -> None:
+        """Checkpoint nothing any more, and keep in the WAL what is there.
+
+        Args:
+            why: What the disk said.
+        """
+        self.failure = why
+        self._capture.pins.keep()
+
+    def _goes_well(self, work: Callable[[], None]) -> bool:
+        """Do something that writes to the disk; return whether it did not fail."""
+        try:
+            work()
+        except DiskError as error:
+            self.give_up(str(error))
+        except apsw.FullError:  # said at once, of what SQLite does not take for done
+            self.is_full = True
+        else:
+            return True
         return False
 
     def _approach(self, publish: Callable[[Captured], None]) -> bool:
@@ -130,14 +171,16 @@ class Checkpointer:
         while True:
             seen = pins.frame_counts()[0]
             self._capture.slide()
-            _checkpoint(pins.idle)
+            if not self._goes_well(lambda: _checkpoint(pins.idle)):
+                return True
             frames, done = pins.frame_counts()
             if done < seen <= frames:
                 return False
             if done < frames <= done + _TAIL_FRAMES:
                 # SQLite syncs the file only where all is in it. Behind the barrier it would have to sync what was
                 # brought over so far: that takes the longer the more it is, and whoever waits can wait now.
-                pins.sync_database()
+                if not self._goes_well(pins.sync_database):
+                    return True
                 frames, done = pins.frame_counts()
             if frames - done <= _TAIL_FRAMES or (longest and frames - done > longest // 2):
                 return True  # or they write faster than this gets on
@@ -150,11 +193,9 @@ class Checkpointer:
             if self._capture.slides != slides:  # somebody else's checkpoint came between
                 return True
 
-    def _behind_barrier(self, publish: Callable[[Captured], None]) -> bool:
+    def _behind_barrier(self, barrier: apsw.Connection, publish: Callable[[Captured], None]) -> bool:
         pins, captured = self._capture.pins, None
-        barrier = open_beside(pins.path)
         try:
-            leave_wal_on_close(barrier)
             barrier.set_busy_timeout(_BARRIER_MS)
             try:
                 barrier.execute("BEGIN IMMEDIATE")
@@ -169,8 +210,8 @@ class Checkpointer:
                 if captured:
                     self._capture.accept(captured)
                 self._capture.slide()
-                _checkpoint(pins.idle)
-                self._capture.slide()
+                if self._goes_well(lambda: _checkpoint(pins.idle)):
+                    self._capture.slide()
                 frames, done = pins.frame_counts()
             finally:
                 barrier.execute("ROLLBACK")
@@ -180,11 +221,9 @@ class Checkpointer:
             if captured:
                 captured.close()
             raise
-        finally:
-            barrier.close()
         if captured:
             publish(captured)
-        return frames == done
+        return frames == done and self.failure is None
 
 
 def _checkpoint(connection: apsw.Connection) -> None:
@@ -194,5 +233,8 @@ def _checkpoint(connection: apsw.Connection) -> None:
         connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
     except (apsw.BusyError, apsw.LockedError):
         pass
+    except apsw.IOError as error:
+        name = apsw.mapping_extended_result_codes.get(getattr(error, "extendedresult", 0), "no more is known")
+        raise DiskError(f"{error} ({name})") from error
     finally:
         connection.set_busy_timeout(PIN_BUSY_MS)

@@ -76,6 +76,7 @@ class Database:
         self._guard: BinaryIO | None = None
         self._lock = threading.RLock()
         self._wal_stuck: str | None = None
+        self._disk_failure: str | None = None
         self._counts = (0, 0)
         self._stranger: Uploader | None = None
         self._theirs: Writer | None = None
@@ -97,10 +98,10 @@ class Database:
                 self._open()
                 self._sync()
             except apsw.Error as error:
-                self._let_go()
+                self._begin_anew()
                 raise unreadable(self.path, error) from error
             except DatabaseError:
-                self._let_go()
+                self._begin_anew()
                 raise
             except OSError as error:
                 if error.errno == errno.ENOSPC:  # what every replica has may go
@@ -160,7 +161,7 @@ class Database:
         log.warning(
             "the folder of its state was deleted; a snapshot makes up for it", extra={"db": str(self.path)}
         )
-        self._let_go()
+        self._begin_anew()
         self._opened = False  # until it is clear that nobody else has it now
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_guard()
@@ -183,7 +184,7 @@ class Database:
             behind = max(newest, self.line.txid)
             known = ensure_table(self.line.table_path, ahead.uploader.replica, ahead.files, newest)
             self.line.reset(behind, known=known and behind == newest)
-            self._let_go()
+            self._begin_anew()
             if self._stranger is None:
                 log.info("goes on from what the replica has", extra={"db": str(self.path), "txid": newest})
         for each, _, its, its_checksum in found:
@@ -219,8 +220,9 @@ class Database:
                 self._compare()
         except Doubt as doubt:
             log.info("compares all pages", extra={"db": str(self.path), "because": str(doubt)})
-            self._let_go()
-            self._begin()
+            self._begin_anew()
+            if self._capture is None:
+                self._begin()
             if self._rollback is not None:
                 self._sync_rollback(self._rollback)
             else:
@@ -239,6 +241,8 @@ class Database:
         self._pins = pins
         self._capture = Capture(pins, self.folder)
         self._checkpointer = Checkpointer(self._capture, self.settings.limits)
+        if self._disk_failure is not None:
+            self._checkpointer.give_up(self._disk_failure)
 
     def _advance(self, capture: Capture) -> None:
         assert self._checkpointer is not None
@@ -253,7 +257,7 @@ class Database:
                 capture.slide()
             else:
                 capture.relax()
-            self._checkpointer.shrinker.run()
+            self._checkpointer.shrink()
         self._report(self._checkpointer)
 
     def _publish(self, captured: Captured | None) -> None:
@@ -278,7 +282,7 @@ class Database:
 
     def _report(self, checkpointer: Checkpointer) -> None:
         why = checkpointer.stuck(_STUCK_S)
-        if why and not self._wal_stuck:
+        if why and (not self._wal_stuck or (checkpointer.failure and why != self._wal_stuck)):
             sizes = {"wal_frames": self._frame_counts()[0], "wal_size": checkpointer.shrinker.size()}
             log.warning("the WAL cannot shrink: %s", why, extra={"db": str(self.path), **sizes})
         self._wal_stuck = why
@@ -344,7 +348,16 @@ class Database:
             limit, done = min(limit, uploader.needed_from), done and not uploader.needs_snapshot
         self.line.prune(limit, snapshots=done)
 
+    def _begin_anew(self) -> None:
+        """Compare everything at the next look, under a new pin, but where the one that there is must stay."""
+        if self._pins is not None and self._capture is not None and self._pins.must_stay():
+            self._capture.followed = None
+        else:
+            self._let_go()
+
     def _let_go(self) -> None:
+        if self._checkpointer is not None:
+            self._disk_failure = self._checkpointer.failure
         if self._pins is not None:
             self._pins.close()
         if self._rollback is not None:

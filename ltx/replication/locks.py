@@ -8,8 +8,9 @@ import fcntl
 import os
 import struct
 import sys
+from collections.abc import Container, Iterator
 
-__all__ = ["blocking_checkpoint", "descriptor_of"]
+__all__ = ["blocking_checkpoint", "descriptor_of", "descriptors_of"]
 
 _WRITE, _CHECKPOINT = 120, 121
 """The bytes of the -shm file that whoever writes and whoever checkpoints has locked: a part of SQLite's file format."""
@@ -30,7 +31,9 @@ def _question(byte: int) -> bytes:
 _QUESTIONS = {byte: _question(byte) for byte in (_WRITE, _CHECKPOINT)}
 
 
-def descriptor_of(inode: tuple[int, int] | None, *, recent: bool = False) -> int | None:
+def descriptor_of(
+    inode: tuple[int, int] | None, *, recent: bool = False, but: Container[int] = ()
+) -> int | None:
     """Return a descriptor that this process has open on a file; None where there is none, or it cannot be told.
 
     It belongs to somebody else: never close it, and expect it to be gone when its owner is.
@@ -38,19 +41,29 @@ def descriptor_of(inode: tuple[int, int] | None, *, recent: bool = False) -> int
     Args:
         inode: The file's device and inode.
         recent: Whether to look only where it most likely is if it was opened just now.
+        but: Descriptors that will not do.
     """
+    found = (each for each in _descriptors_of(inode, recent=recent) if each not in but)
+    return next(found, None)
+
+
+def descriptors_of(inode: tuple[int, int] | None) -> frozenset[int]:
+    """Return all descriptors that this process has open on a file; none where it cannot be told."""
+    return frozenset(_descriptors_of(inode))
+
+
+def _descriptors_of(inode: tuple[int, int] | None, *, recent: bool = False) -> Iterator[int]:
     try:
         descriptors = _recent() if recent else sorted(map(int, os.listdir("/dev/fd")), reverse=True)
     except OSError:
-        return None
+        return
     for descriptor in descriptors:
         try:
             found = os.fstat(descriptor)
         except OSError:  # closed meanwhile
             continue
         if (found.st_dev, found.st_ino) == inode:
-            return descriptor
-    return None
+            yield descriptor
 
 
 def _recent() -> list[int]:

@@ -7,17 +7,16 @@ pin began, and then once (docs/design/0006-capture.md has the argument).
 
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import apsw
 
 from ltx.errors import DatabaseError
-from ltx.replication.locks import blocking_checkpoint, descriptor_of
+from ltx.replication.locks import blocking_checkpoint, descriptor_of, descriptors_of
 from ltx.replication.source import DATABASE, WAL, begin_reading, open_beside, unreadable
 from ltx.sqlite import leave_wal_on_close
 
-__all__ = ["PIN_BUSY_MS", "Doubt", "Pins"]
+__all__ = ["PIN_BUSY_MS", "DiskError", "Doubt", "Pins"]
 
 PIN_BUSY_MS = 1000
 """How long a pin waits for a lock."""
@@ -30,6 +29,10 @@ class Doubt(DatabaseError):
     """Something may have been written that was not seen: only comparing all pages tells what."""
 
 
+class DiskError(DatabaseError):
+    """The disk may not have kept what was written into a database."""
+
+
 class Pins:
     """Two connections to one database, of which one holds a read transaction at any time.
 
@@ -37,7 +40,9 @@ class Pins:
 
     Attributes:
         path: The database.
+        wal: The WAL's file, which lies beside what a link leads to.
         mode: Its journal mode when the first pin began: "wal", or one of the others, which all are alike here.
+        is_kept: Whether the pin stays where it is, so that no frame that it was on is ever overwritten.
 
     Args:
         path: The database; it must exist.
@@ -51,8 +56,11 @@ class Pins:
         before = _inode(path)
         self._held = open_beside(path)
         self._idle = None
+        self.is_kept = False
         self._shared: int | None = None
+        self._own: frozenset[int] | None = None
         try:
+            self.wal = Path(self._held.filename_wal)
             self._held.set_busy_timeout(PIN_BUSY_MS)
             self._held.execute(_FRUGAL)
             self.mode = begin_reading(self._held, path)
@@ -77,11 +85,6 @@ class Pins:
             raise
 
     @property
-    def wal(self) -> Path:
-        """The WAL's file, which lies beside what a link leads to."""
-        return Path(self._held.filename_wal)
-
-    @property
     def held(self) -> apsw.Connection:
         """The connection whose read transaction is the pin."""
         return self._held
@@ -93,17 +96,33 @@ class Pins:
         return self._idle
 
     def slide(self) -> None:
-        """Begin a pin at the last commit, then end the one before it.
+        """Begin a pin at the last commit, then end the one before it; not where that one is kept.
 
         Raises:
             DatabaseError: No new pin could begin; the old one holds.
         """
+        if self.is_kept:
+            return
         mode = begin_reading(self.idle, self.path)
         if mode != self.mode:  # cannot be while the old pin held
             self.idle.execute("ROLLBACK")
             raise Doubt(f"{self.path} changed its journal mode under a read transaction")
         self._held.execute("ROLLBACK")
         self._held, self._idle = self.idle, self._held
+
+    def keep(self) -> None:
+        """Let the pin stay where it is from now on; what is committed later can be read nevertheless."""
+        self.is_kept = True
+
+    def must_stay(self) -> bool:
+        """Whether the pin is kept, and holds still."""
+        if not self.is_kept:
+            return False
+        try:
+            self.prove()
+        except (DatabaseError, apsw.Error, OSError):
+            return False
+        return True
 
     def prove(self) -> None:
         """Raise `Doubt` unless the pin has held, on the files that lie at the database's path now."""
@@ -147,12 +166,12 @@ class Pins:
     def waiting(self) -> int | None:
         """Tell whether another process is in a checkpoint that keeps writers out: it may wait for the pin to slide.
 
-        Any thread may ask at any time; no lock is taken, and nothing is opened.
+        Any thread may ask at any time, after `close` too; no lock is taken, nothing is opened, no connection is used.
 
         Returns:
-            When the WAL was last written to, in nanoseconds; None where there is no such checkpoint.
+            When the WAL was last written to, in nanoseconds; None where there is no such checkpoint, or the pin is kept.
         """
-        if self.mode != "wal":
+        if self.mode != "wal" or self.is_kept:
             return None
         if self._shared is None:
             found = descriptor_of(self._inodes[2])
@@ -164,12 +183,31 @@ class Pins:
         except FileNotFoundError:
             return None
 
+    def beside(self) -> apsw.Connection:
+        """Open one more connection, which is to checkpoint nothing: `sync_database` goes through its descriptor."""
+        if self._own is None:
+            self._own = descriptors_of(self._inodes[0])
+        connection = open_beside(self.path)
+        leave_wal_on_close(connection)
+        return connection
+
     def sync_database(self) -> None:
-        """Make durable what was written into the database file, as far as that can be done from here."""
-        descriptor = descriptor_of(self._inodes[0])
+        """Make durable what was written into the database file, as far as that can be done from here.
+
+        A system tells each open file once that something could not be written. So this goes through none that a
+        checkpoint syncs: SQLite is to hear of it too, whatever becomes of us.
+
+        Raises:
+            DiskError: The disk failed, now or earlier: what of the file is on it is not known.
+        """
+        if not self._own or len(self._own) < 2:  # it cannot be told which ones checkpoints sync
+            return
+        descriptor = descriptor_of(self._inodes[0], but=self._own)
         if descriptor is not None:
-            with suppress(OSError):  # SQLite syncs it once more, and tells
+            try:
                 os.fsync(descriptor)
+            except OSError as error:
+                raise DiskError(error.strerror or str(error)) from error
 
     def close(self) -> None:
         """End the pin and close both connections. Idempotent."""

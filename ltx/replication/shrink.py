@@ -15,10 +15,8 @@ from contextlib import closing
 import apsw
 
 from ltx.replication.capture import Capture, Followed
-from ltx.replication.pins import PIN_BUSY_MS
-from ltx.replication.source import open_beside
+from ltx.replication.pins import PIN_BUSY_MS, DiskError
 from ltx.replication.wal import WAL_HEADER_SIZE
-from ltx.sqlite import leave_wal_on_close
 
 __all__ = ["Shrinker"]
 
@@ -57,7 +55,11 @@ class Shrinker:
         self._pause_s, self._not_before = 0.0, 0.0
 
     def run(self) -> None:
-        """Cut the file as far as that can be done now, after a look at all that was committed; else a later call will."""
+        """Cut the file as far as that can be done now, after a look at all that was committed; else a later call will.
+
+        Raises:
+            DiskError: The disk failed.
+        """
         followed = self._capture.followed
         if followed is None or followed.header is None or not self._is_large(followed):
             self.stuck_since, self._pause_s, self._not_before = None, 0.0, 0.0
@@ -99,6 +101,8 @@ class Shrinker:
                 idle.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_TRUNCATE)
             except (apsw.BusyError, apsw.LockedError):
                 pass
+            except apsw.IOError as error:
+                raise DiskError(str(error)) from error
             else:
                 return
             finally:
@@ -117,8 +121,7 @@ class Shrinker:
             pins.wal, os.O_RDWR | os.O_CLOEXEC
         )  # a WAL has no locks that could vanish with it
         try:
-            with closing(open_beside(pins.path)) as barrier:
-                leave_wal_on_close(barrier)
+            with closing(pins.beside()) as barrier:
                 barrier.set_busy_timeout(_BARRIER_MS)
                 os.fsync(descriptor)  # from here on the old frames count for nothing, whatever happens
                 found, until = False, time.monotonic() + _ROUND_S
@@ -128,6 +131,8 @@ class Shrinker:
                         break
                     time.sleep(_TRY_AGAIN_S)  # for those who wait
                 return found
+        except OSError as error:
+            raise DiskError(error.strerror or str(error)) from error
         finally:
             os.close(descriptor)
 

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ltx.replication.failures import describe, log_failure
+
 if TYPE_CHECKING:
     from ltx.replication.database import Database
 
@@ -35,6 +37,7 @@ class Waiters:
         self._asked: set[Database] = set()
         self._changed = threading.Condition()
         self._ended = False
+        self._told: set[tuple[str, str | None]] = set()
 
     def add(self, database: "Database") -> None:
         """Ask about one more: the next look at it is put off."""
@@ -63,12 +66,24 @@ class Waiters:
                     return
                 asked = list(self._asked)
             began = time.monotonic()
-            first = {database: since for database in asked if (since := database.waiting()) is not None}
+            first = {database: since for database in asked if (since := self._ask(database)) is not None}
             took_s = time.monotonic() - began
             if first:
                 time.sleep(_AGAIN_S)
             for database, since in first.items():
-                if database.waiting() == since:
+                if self._ask(database) == since:
                     self.discard(database)
                     self._found(database)
             time.sleep(min(_LONGEST_STEP_S, max(_STEP_S, took_s * _SHARE)))
+
+    def _ask(self, database: "Database") -> int | None:
+        """Ask about one database; where that fails it is told once, and its next look comes when it comes."""
+        try:
+            return database.waiting()
+        except Exception as error:  # noqa: BLE001 - all others are asked about nevertheless
+            self.discard(database)
+            told = str(database.path), describe(error)
+            if told not in self._told:
+                self._told.add(told)
+                log_failure("cannot be asked who waits for it", error, db=str(database.path))
+            return None
