@@ -1,6 +1,5 @@
 """From a URL to its backend: which class serves a scheme, imported when it is first used."""
 
-import os
 import re
 import sys
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ ENTRY_POINT_GROUP = "ltx.backends"
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?=://|::)")
 _MISSPELT = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)(.*)", re.DOTALL)
 _NO_COLON = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)//(.*)", re.DOTALL)
-_QUERY = re.compile(r"[^?]*(\?[\w.-]+=[^/]*)", re.DOTALL)
 _CHAIN = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+::|::[a-zA-Z][a-zA-Z0-9+.-]+(?:://|::)")
 _FSSPEC = "backends.fsspec:FsspecBackend"
 _FAULTY = "faulty+"
@@ -112,17 +110,11 @@ def open_backend(url: str, **options: object) -> Backend:
 
 
 def _check_spelling(url: str) -> None:
-    """Refuse `s3:/bucket`, `s3//bucket` and `backups/app?region=x`, which would quietly be folders."""
+    """Refuse `s3:/bucket` and `s3//bucket`, which would quietly be folders."""
     missing = _NO_COLON.match(url)
     if missing and missing[1].lower() in schemes():
         raise ConfigError(
             f"a URL has a colon: did you mean {missing[1]}://{missing[2]}? Write ./{url} for a folder of that name"
-        )
-    query = None if "://" in url else _QUERY.fullmatch(url)
-    if query and not os.path.exists(os.path.expanduser(url)):
-        raise ConfigError(
-            f"options go with a URL such as s3://bucket/app, and a folder takes none: leave out {query[1]!r}, or make "
-            "the folder first if that is its name"
         )
     found = _MISSPELT.match(url)
     if found and found[1].lower() in schemes():

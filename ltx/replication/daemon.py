@@ -313,6 +313,9 @@ class Daemon:
         if changed:
             entry.last = time.monotonic()
             entry.rechecks = 0
+            self._waiters.add(
+                database
+            )  # the pin holds frames: a checkpoint that has none to write tells of itself by nothing else
         elif entry.rechecks:
             entry.rechecks -= 1
             self._waiters.add(database)

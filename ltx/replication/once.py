@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from backends import AlreadyExistsError
 from ltx.errors import DatabaseError
 from ltx.format import TXID, Encoder
 from ltx.replica.apply import Progress
@@ -112,8 +113,9 @@ def replicate_once(
             found = _stage(path, following.txid, base, table_path, staged, progress)
             if found is None:
                 return None
-            published = _publish(replica, following.txid, staged, *found)
-            following.name_us(replica)
+            published, is_named = _publish(replica, following, staged, *found)
+            if not is_named:
+                following.name_us(replica)
     return published
 
 
@@ -134,6 +136,21 @@ class _Following:
     identity: Identity
     names_somebody: bool
     theirs: Writer | None
+
+    def claim(self, replica: Replica) -> bool:
+        """Let a new replica name us before there is anything of ours, unless it names somebody; return whether it does.
+
+        Behind it, a failure could leave our file there, and nothing that tells whose it is.
+        """
+        if self.txid != 1 or self.names_somebody:
+            return False
+        self.identity.settle(None)
+        exclusive = replica.backend.capabilities.put_if_absent
+        try:
+            name_writer(replica.backend, self.identity.writer(), if_absent=exclusive)
+        except AlreadyExistsError:  # somebody else begins, too: who gets the first file there is to be named
+            return False
+        return exclusive
 
     def name_us(self, replica: Replica) -> None:
         """Let the replica name us as its writer, where it names nobody, or another one: that one would take us for itself."""
@@ -176,15 +193,17 @@ def _is_here(folder: Path, replica: Replica, files: Sequence[LTXFile], newest: i
 
 
 def _publish(
-    replica: Replica, txid: TXID, staged: BinaryIO, encoder: Encoder, writer: TableWriter
-) -> Published:
+    replica: Replica, following: _Following, staged: BinaryIO, encoder: Encoder, writer: TableWriter
+) -> tuple[Published, bool]:
+    """Put the transaction on the replica; return it, and whether the replica names us."""
     with closing(writer):
-        header = encoder.header
+        header, txid = encoder.header, following.txid
         level = 0 if header.min_txid == txid else SNAPSHOT_LEVEL
         key = replica.layout.key(level, header.min_txid, txid)
+        is_named = following.claim(replica)
         create_object(replica, key, staged, encoder.file_checksum, header.timestamp_ms)
         writer.install(txid, encoder.file_checksum)
-    return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp)
+    return Published(level, txid, key, encoder.size, encoder.page_count, header.timestamp), is_named
 
 
 def _check_kinship(

@@ -38,12 +38,16 @@ class FaultyBackend(Backend):
         self.backend.delete(keys)
 
 
-def failing(*, times: int, after_effect: bool) -> Callable[[Callable[[], None]], None]:
-    """Return what lets the first puts fail, before they did anything or after they did it all."""
-    left = times
+def failing(*, times: int, after_effect: bool, behind: int = 0) -> Callable[[Callable[[], None]], None]:
+    """Return what lets the first puts behind some that succeed fail, before they did anything or after they did it all."""
+    left, good = times, behind
 
     def put(call: Callable[[], None]) -> None:
-        nonlocal left
+        nonlocal left, good
+        if good:
+            good -= 1
+            call()
+            return
         left -= 1
         if left < 0 or after_effect:
             call()

@@ -93,16 +93,6 @@ class TestOurs:
         for path in (f"./{url}", "s3/bucket", "backups//app"):
             assert isinstance(open_backend(path), LocalBackend)
 
-    @pytest.mark.parametrize("url", ["backups/x?foo=bar", "/x?region=eu-1&b=", "x?endpoint=http:"])
-    def test_a_plain_path_takes_no_options(self, url: str) -> None:
-        with pytest.raises(ConfigError, match="options go with a URL such as"):
-            open_backend(url)
-
-    def test_a_folder_with_such_a_name_is_one(self, tmp_path: Path) -> None:
-        (tmp_path / "x?foo=bar").mkdir()
-        assert isinstance(open_backend(f"{tmp_path}/x?foo=bar"), LocalBackend)
-        assert isinstance(open_backend(f"{tmp_path}/what?"), LocalBackend)
-
     def test_memory(self) -> None:
         assert isinstance(open_backend("memory://x"), MemoryBackend)
 

@@ -282,7 +282,7 @@ def test_a_sound_database_passes_every_integrity_check(
     ltx.replicate_once(real, replica)
     restored = replica.restore(tmp_path / "odd name?#%41.db", integrity_check=kind)
     assert restored.path.read_bytes() == real.read_bytes()
-    assert left_in(tmp_path) == ["odd name?#%41.db", "source"]
+    assert left_in(tmp_path) == [".odd name?#%41.db-litestream", "odd name?#%41.db", "source"]
 
 
 @pytest.mark.parametrize("kind", ["quick", "full"])
