@@ -78,7 +78,6 @@ def test_the_program_and_the_module_are_one(cli_process: LTXProcess, place: Path
         (["list", "file:///a?b"], "takes no query"),
         (["list", ""], "names no folder"),
         (["list", "s3//bucket/app"], "did you mean s3://bucket/app?"),
-        (["replicate", "--once", "a.db", "b?region=x"], "options go with a URL"),
         (["replicate", ".", "b"], ". is a folder: name the database in it"),
         (["replicate", "--once", ".", "b"], ". is a folder: name the database in it"),
         (["list", "--config", "litestream.yml"], "name one of its databases after --config FILE"),
