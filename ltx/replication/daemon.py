@@ -32,6 +32,7 @@ _FIRST_S = 2.0
 _AGAIN_S, _RECHECKS = 0.02, 8
 """An event can come before the commit that it belongs to is complete: seconds before it, where much is to be synced."""
 
+_ASKED_S = 1.0
 _LONGEST_PAUSE_S, _REFUSED_S = 10.0, 600.0
 _STUCK_S = 1.0
 
@@ -47,6 +48,7 @@ class _Entry:
     pushes: dict[int, Task] = field(default_factory=dict)
     upkeep: list[Task] = field(default_factory=list)
     sides: tuple[str, ...] = ()
+    began: float = 0.0
     last: float = 0.0
     pause_s: float = 0.0
     rechecks: int = 0
@@ -261,11 +263,9 @@ class Daemon:
         if entry is None:
             return
         entry.rechecks = _RECHECKS
-        spacing = entry.database.settings.sync_interval_s
-        if (
-            not entry.sync.running
-        ):  # else it is counted from now: what runs either captures something, or looks again soon
-            spacing -= time.monotonic() - entry.last
+        # What runs now may capture something itself: then the next transaction is counted from its beginning.
+        since = entry.began if entry.sync.running else entry.last
+        spacing = entry.database.settings.sync_interval_s - (time.monotonic() - since)
         self._scheduler.poke(entry.sync, max(0.0, spacing))
         if spacing > 0:  # until then the pin is of an old state, and somebody may wait for it to slide
             self._waiters.add(entry.database)
@@ -291,7 +291,7 @@ class Daemon:
             return (
                 database.settings.look_s
             )  # somebody else writes there: what we would capture has nowhere to go
-        began = time.monotonic()
+        entry.began = began = time.monotonic()
         try:
             restore_at_start(database, self._stopping)
             changed = database.sync()
@@ -313,10 +313,11 @@ class Daemon:
         if changed:
             entry.last = time.monotonic()
             entry.rechecks = 0
-            self._waiters.add(
-                database
-            )  # the pin holds frames: a checkpoint that has none to write tells of itself by nothing else
-        elif entry.rechecks:
+            # The pin holds frames now: a checkpoint that begins at this moment, and has nothing to write, waits for it,
+            # and nothing tells of it but its locks.
+            self._waiters.add(database)
+            return min(_ASKED_S, database.settings.look_s)
+        if entry.rechecks:
             entry.rechecks -= 1
             self._waiters.add(database)
             return _AGAIN_S * 2.0 ** (_RECHECKS - 1 - entry.rechecks)
