@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from backends import NotFoundError, UnavailableError
@@ -25,6 +25,7 @@ __all__ = [
     "left_here",
     "published_txid",
     "says_the_same",
+    "table_aside",
     "table_path_of",
 ]
 
@@ -105,6 +106,21 @@ def ensure_table(table_path: Path, replica: Replica, files: Sequence[LTXFile], n
     except (CorruptError, UnsupportedVersionError, NotFoundError):
         return False  # a file of the chain cannot be read: as good as a hole
     return True
+
+
+@contextmanager
+def table_aside(
+    table_path: Path, replica: Replica, files: Sequence[LTXFile], newest: int
+) -> Iterator[Path | None]:
+    """Make the table of what a replica has, beside the one that counts; None where nothing can be compared with.
+
+    It goes at the end, unless it was given another name; after a kill with what else was left aside.
+    """
+    aside = table_path.with_name(f"{table_path.name}.{os.urandom(6).hex()}.tmp")
+    try:
+        yield aside if ensure_table(aside, replica, files, newest) else None
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def says_the_same(replica: Replica, file: LTXFile, table: PageTable) -> bool:

@@ -27,6 +27,7 @@ from ltx.replication.baseline import (
     has_hole,
     left_here,
     published_txid,
+    table_aside,
     table_path_of,
 )
 from ltx.replication.create import create_object
@@ -210,22 +211,20 @@ def _check_kinship(
     identity: Identity, replica: Replica, files: Sequence[LTXFile], newest: int, table_path: Path
 ) -> None:
     """Raise `ConflictError` where the replica is another database's. Nothing is to remember that we came here."""
-    aside = table_path.with_name(f"theirs-{os.urandom(6).hex()}")
-    try:
-        if not ensure_table(aside, replica, files, newest):
+    with table_aside(table_path, replica, files, newest) as aside:
+        if aside is None:
             return
-        for number in range(_PINS):
-            try:
-                with open_table(aside) as table, pinned(identity.path) as source:
-                    identity.check_kinship(source, table, replica.url)
-                break
-            except MovedError:
-                if number == _PINS - 1:
-                    raise
+        with open_table(aside) as table:
+            for number in range(_PINS):
+                try:
+                    with pinned(identity.path) as source:
+                        identity.check_kinship(source, table, replica.url)
+                    break
+                except MovedError:
+                    if number == _PINS - 1:
+                        raise
         if published_txid(table_path) <= newest:
             os.replace(aside, table_path)  # it need not be made again
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """From this machine to one replica: the files that it lacks, in order, each created and never overwritten."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from ltx.replica.files import LTXFile
 from ltx.replica.lineage import Writer, name_writer, read_writer
 from ltx.replica.replica import Replica
 from ltx.replica.retention import Verified
-from ltx.replication.baseline import checksum_at, ensure_table
+from ltx.replication.baseline import checksum_at, table_aside
 from ltx.replication.create import create_object
 from ltx.replication.failures import describe
 from ltx.replication.identity import Identity
@@ -223,13 +222,10 @@ class Uploader:
         if theirs is not None and not self._identity.may_have_written(theirs):
             self._identity.check_writer(theirs, self.replica.url, txid)
             return
-        aside = self._line.table_path.with_name(f"theirs-{os.urandom(6).hex()}")
-        try:
-            if ensure_table(aside, self.replica, self.replica.files(), txid):
+        with table_aside(self._line.table_path, self.replica, self.replica.files(), txid) as aside:
+            if aside is not None:
                 with open_table(self._line.table_path) as ours, open_table(aside) as found:
                     self._identity.check_table(ours, found, self.replica.url)
-        finally:
-            aside.unlink(missing_ok=True)
 
     def last_writer(self) -> Writer | None:
         """Return who wrote to the replica last; None where it does not say.

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ltx import Replica, ReplicaError
+from ltx.replication.checkpoint import Limits
+from ltx.replication.database import Database, Settings
 
-__all__ = ["ROOT", "differing", "eventually", "ltx_process", "replicating", "restored"]
+__all__ = ["ROOT", "differing", "eventually", "followed", "ltx_process", "replicating", "restored"]
 
 ROOT = Path(__file__).parents[2]
 _ENDS_S = 30
@@ -46,6 +48,18 @@ def replicating(path: Path, *words: str | Path) -> Iterator["subprocess.Popen[st
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@contextmanager
+def followed(path: Path, url: Path, limits: Limits) -> Iterator[Database]:
+    """Follow a database in this process meanwhile; it was looked at once."""
+    with Replica.open(str(url)) as replica:
+        database = Database(path, [replica], Settings(limits=limits))
+        try:
+            database.sync()
+            yield database
+        finally:
+            database.close()
 
 
 def restored(url: str, output: Path, *, txid: int | None = None) -> bytes:

@@ -3,8 +3,6 @@
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,28 +10,16 @@ from typing import cast
 import apsw
 import pytest
 
-from ltx import Replica
 from ltx.replication import checkpoint, shrink
 from ltx.replication.checkpoint import Limits
-from ltx.replication.database import Database, Settings
+from ltx.replication.database import Database
 from ltx.replication.locks import descriptors_of
 from ltx.replication.pins import DiskError, Pins
 from ltx.replication.waiters import Waiters
 from tests.support.databases import connected, fill, image, make, scalar
-from tests.support.replicating import eventually, restored
+from tests.support.replicating import eventually, followed, restored
 
 PAGE_SIZE = 4096
-
-
-@contextmanager
-def followed(path: Path, url: Path, limits: Limits) -> Iterator[Database]:
-    with Replica.open(str(url)) as replica:
-        database = Database(path, [replica], Settings(limits=limits))
-        try:
-            database.sync()
-            yield database
-        finally:
-            database.close()
 
 
 def inode_of(path: Path) -> tuple[int, int]:

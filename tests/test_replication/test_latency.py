@@ -5,20 +5,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 
-from ltx import Replica
 from ltx.replication import locks, shrink
 from ltx.replication.checkpoint import Limits
-from ltx.replication.database import Database, Settings
 from ltx.replication.pins import Pins
 from tests.support.databases import connected, fill, image, make, scalar
-from tests.support.replicating import eventually, replicating, restored
+from tests.support.replicating import eventually, followed, replicating, restored
 
 PAGE_SIZE = 4096
 
@@ -64,17 +61,6 @@ def run(program: str, *words: object) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-c", program, *map(str, words)], stdout=subprocess.PIPE, text=True
     )
-
-
-@contextmanager
-def followed(path: Path, url: Path, limits: Limits) -> Iterator[Database]:
-    with Replica.open(str(url)) as replica:
-        database = Database(path, [replica], Settings(limits=limits))
-        try:
-            database.sync()
-            yield database
-        finally:
-            database.close()
 
 
 @pytest.mark.parametrize(("mode", "words"), [("TRUNCATE", ["--sync-interval", "5s"]), ("RESTART", [])])

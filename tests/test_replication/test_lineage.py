@@ -204,7 +204,7 @@ def test_another_database_that_left_no_name_keeps_its_replica_too(first: Site) -
     taker = wiped_and_taken(first, first.path.parent / "other.db")
     (first.url / "lineage.json").unlink()
     first.refused(f"{first.url} holds another database")
-    assert not list(first.state.glob("theirs-*"))
+    assert not list(first.state.glob("*.tmp"))
     (first.url / "lineage.json").unlink(missing_ok=True)
     taker.replicate()
 
