@@ -18,9 +18,9 @@ ENTRY_POINT_GROUP = "ltx.backends"
 """Other packages name their backends in this group: `scheme = "module:Class"`."""
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)(?=://|::)")
-_MISSPELT = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)(.*)", re.DOTALL)
-_NO_COLON = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)//(.*)", re.DOTALL)
 _CHAIN = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]+::|::[a-zA-Z][a-zA-Z0-9+.-]+(?:://|::)")
+_MISSPELT = r"(?s)([a-zA-Z][a-zA-Z0-9+.-]+):(?!//|:)(.*)"
+_NO_COLON = r"(?s)([a-zA-Z][a-zA-Z0-9+.-]+)//(.*)"
 _FSSPEC = "backends.fsspec:FsspecBackend"
 _FAULTY = "faulty+"
 """Before any other scheme: that backend, some of whose calls fail, for tests (`backends.faulty`)."""
@@ -100,7 +100,8 @@ def open_backend(url: str, **options: object) -> Backend:
         ConfigError: The URL or an option is wrong.
     """
     match = _SCHEME.match(url)
-    _check_spelling(url)
+    if match is None:
+        _check_spelling(url)
     scheme = match[1].lower() if match else "file"
     entry = _entry(scheme, chained=bool(match and _CHAIN.search(url)))
     if entry.fast and _installed("obstore") and _installed(_LIBRARIES[entry.extra]):
@@ -111,12 +112,12 @@ def open_backend(url: str, **options: object) -> Backend:
 
 def _check_spelling(url: str) -> None:
     """Refuse `s3:/bucket` and `s3//bucket`, which would quietly be folders."""
-    missing = _NO_COLON.match(url)
+    missing = re.match(_NO_COLON, url)
     if missing and missing[1].lower() in schemes():
         raise ConfigError(
             f"a URL has a colon: did you mean {missing[1]}://{missing[2]}? Write ./{url} for a folder of that name"
         )
-    found = _MISSPELT.match(url)
+    found = re.match(_MISSPELT, url)
     if found and found[1].lower() in schemes():
         place = found[2] if found[1] == "file" else found[2].lstrip("/")
         raise ConfigError(

@@ -1,7 +1,6 @@
 """Ask again where that can help: a wrapper around any backend, and the policy it follows."""
 
 import os
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +15,12 @@ __all__ = ["Retry", "RetryingBackend"]
 T = TypeVar("T")
 
 _COMPARE_SIZE = 4 << 20
+
+
+def _any() -> float:
+    from random import random  # what works at once does without
+
+    return random()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class Retry:
     longest_s: float = 8
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
-    jitter: Callable[[], float] = random.random
+    jitter: Callable[[], float] = _any
 
     def __post_init__(self) -> None:
         if self.tries < 1:

@@ -11,9 +11,9 @@ Importing this package registers the VFS `litestream` with apsw's SQLite, so tha
 
 import sys as _sys
 
-from ltx.quiet import quiet as _quiet
-
 if _sys.argv[:1] == ["-m"] and "vfs" in _sys.orig_argv:  # `python -m vfs`, which loads this first
+    from ltx.quiet import quiet as _quiet
+
     _quiet("vfs")
 
 from vfs.connection import connect, uri

@@ -5,7 +5,6 @@ file's own checksum; what opens a file is checked as if it came from the storage
 queries go on without it (docs/design/0008-disk-cache.md).
 """
 
-import ctypes
 import os
 import threading
 import time
@@ -276,6 +275,8 @@ class DiskCache:
 
     def _opened(self) -> apsw.Connection:
         if self._connection is None:
+            import ctypes  # noqa: F401 - after a fork there is no loading any more; most queries do without
+
             db = apsw.Connection(str(self.path))
             db.set_busy_timeout(_BUSY_MS)
             if not db.pragma("application_id"):
@@ -349,6 +350,8 @@ def _release() -> None:
 
 def _leave_to_parent() -> None:
     """Keep a child from closing its parent's databases: SQLite must not cross a fork."""
+    import ctypes
+
     for cache in _caches:
         if cache._connection is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))

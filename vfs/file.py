@@ -1,6 +1,5 @@
 """A replica as the file that SQLite reads: one connection's or one attached database's."""
 
-import ctypes
 from datetime import UTC, datetime
 from typing import NoReturn
 
@@ -169,6 +168,8 @@ class ReplicaFile:
     def xFileControl(self, op: int, pointer: int) -> bool:
         """Answer our pragmas, and learn which connection this is; leave all else to SQLite."""
         if op == apsw.SQLITE_FCNTL_PDB:
+            import ctypes  # the extension's helper does without
+
             self.meter.database_pointer = ctypes.c_void_p.from_address(pointer).value or 0
         if op != apsw.SQLITE_FCNTL_PRAGMA:
             return False

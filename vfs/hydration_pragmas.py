@@ -1,6 +1,5 @@
 """What pragmas tell of hydration, also where there is none."""
 
-import json
 from typing import Protocol
 
 __all__ = ["OFF", "Told", "told"]
@@ -33,5 +32,5 @@ def told(pragma: str, hydrator: Told | None) -> str | None:
         case "litestream_hydration_file":
             return hydrator.file if hydrator else ""
         case "litestream_hydration_status":
-            return hydrator.status if hydrator else json.dumps({"state": "off"})
+            return hydrator.status if hydrator else '{"state": "off"}'
     return None

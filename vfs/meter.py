@@ -1,6 +1,5 @@
 """What the queries of one connection cost: requests, bytes, pages and waiting."""
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -43,6 +42,8 @@ class Cost:
 
     def to_json(self) -> str:
         """Return it as one line of JSON."""
+        import json  # most queries do without
+
         return json.dumps(
             {
                 "requests": sum(self.requests.values()),
@@ -57,6 +58,8 @@ class Cost:
     @classmethod
     def from_json(cls, text: str) -> "Cost":
         """Read what `to_json` wrote."""
+        import json
+
         fields = json.loads(text)
         return cls(
             fields["requests_by_kind"],

@@ -127,13 +127,13 @@ class Source:
             max_age_s, listed
         ):  # spares nearly every transaction the turn
             return known
-        with self._waiter.turn(interrupted):
+        with self._waiter.turn(interrupted) as deadline:
             known, began = self._finder.latest, monotonic()
             if known is not None and self._is_fresh(max_age_s, listed):
                 return known
             try:
                 self._finder.latest = found = self._waiter.wait(
-                    lambda: self._finder.look(listed), interrupted
+                    lambda: self._finder.look(listed), interrupted, deadline
                 )
             except UnavailableError:
                 if known is None:
@@ -182,8 +182,8 @@ class Source:
         moment = (
             parse_time(time) if time is not None and txid is None else time
         )  # here, where it is no waiting
-        with self._waiter.turn(interrupted):
-            return self._waiter.wait(lambda: self._finder.at(moment, txid), interrupted)
+        with self._waiter.turn(interrupted) as deadline:
+            return self._waiter.wait(lambda: self._finder.at(moment, txid), interrupted, deadline)
 
     def again(
         self, view: View, without: Collection[LTXFile], interrupted: Interrupted, *, keep: bool = False
@@ -199,12 +199,12 @@ class Source:
         Raises:
             NotReachableError: No other files have what those held.
         """
-        with self._waiter.turn(interrupted):
+        with self._waiter.turn(interrupted) as deadline:
             known = self._finder.known_again(view, without)
             if known is not None:
                 return known
             try:
-                found = self._waiter.wait(lambda: self._finder.again(view, without), interrupted)
+                found = self._waiter.wait(lambda: self._finder.again(view, without), interrupted, deadline)
             except NotReachableError:
                 if self._finder.latest is view and not keep:
                     self._finder.forget()  # the next transaction takes what there is

@@ -15,11 +15,9 @@ import apsw
 from backends import ConfigError
 from ltx.replica.durations import parse_seconds
 from vfs.cache import PageCache
-from vfs.default_vfs import use_default_vfs
 from vfs.disk_cache import DEFAULT_DISK_SIZE
 from vfs.errors import ReadOnlyError, coded
 from vfs.file import ReplicaFile
-from vfs.functions import add_functions
 from vfs.hydration_place import is_on
 from vfs.source import DEFAULT_CACHE_SIZE, DEFAULT_TIMEOUT_S, Source, open_source
 from vfs.waiting import Interrupted
@@ -77,6 +75,9 @@ def register() -> None:
 def _prepare(connection: apsw.Connection) -> None:
     """Make a new connection ours if its main database is a replica; leave every other one alone."""
     if connection.vfsname("main") == f"{ReplicaFile.__module__}.{ReplicaFile.__qualname__}":
+        from vfs.default_vfs import use_default_vfs  # the extension's helper does without
+        from vfs.functions import add_functions
+
         use_default_vfs(connection)
         add_functions(connection)
 

@@ -60,8 +60,13 @@ class Waiter:
         self._name = name
         self._turn = ForkedLock()
 
-    def wait(self, work: Callable[[], _T], interrupted: Interrupted) -> _T:
+    def wait(self, work: Callable[[], _T], interrupted: Interrupted, deadline: float | None = None) -> _T:
         """Do something in another thread. What was begun goes on there when this gives up.
+
+        Args:
+            work: What to do.
+            interrupted: Says whether to give up.
+            deadline: When to give up, as `turn` told; None for the time limit from now on.
 
         Raises:
             InterruptedQueryError: `interrupted` said so.
@@ -69,7 +74,7 @@ class Waiter:
         """
         future = self.start(work, interrupted)
         try:
-            return self.wait_for(future, interrupted)
+            return self.wait_for(future, interrupted, deadline)
         except BaseException:
             future.cancel()
             raise
@@ -95,14 +100,14 @@ class Waiter:
         with interrupted.stats.charged():
             return _workers.submit(work)
 
-    def wait_for(self, future: Future[_T], interrupted: Interrupted) -> _T:
-        """Wait for what was started, which others may wait for too.
+    def wait_for(self, future: Future[_T], interrupted: Interrupted, deadline: float | None = None) -> _T:
+        """Wait for what was started, which others may wait for too; as `wait`.
 
         Raises:
             InterruptedQueryError: `interrupted` said so.
             UnavailableError: It took longer than the time limit.
         """
-        check = self._checking(interrupted)
+        check = self._checking(interrupted, deadline or self._deadline())
         with _timed(interrupted):
             try:
                 while True:
@@ -116,22 +121,24 @@ class Waiter:
                 del future  # an error's traceback holds this frame: with it, a circle
 
     @contextmanager
-    def turn(self, interrupted: Interrupted) -> Iterator[None]:
-        """Let one in at a time; waiting for the turn is bounded and notices an interrupt too."""
+    def turn(self, interrupted: Interrupted) -> Iterator[float]:
+        """Let one in at a time, and yield when to give up: whoever waited for the turn waits no longer than others."""
         lock = self._turn.now
-        check = self._checking(interrupted)
+        deadline = self._deadline()
+        check = self._checking(interrupted, deadline)
         has_turn = False
         try:
             while not (has_turn := lock.acquire(timeout=_NOTICE_S)):
                 check()
-            yield
+            yield deadline
         finally:
             if has_turn:
                 lock.release()
 
-    def _checking(self, interrupted: Interrupted) -> Callable[[], None]:
-        deadline = time.monotonic() + self.timeout_s
+    def _deadline(self) -> float:
+        return time.monotonic() + self.timeout_s
 
+    def _checking(self, interrupted: Interrupted, deadline: float) -> Callable[[], None]:
         def check() -> None:
             if interrupted():
                 raise InterruptedQueryError("interrupted")

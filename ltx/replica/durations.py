@@ -15,10 +15,12 @@ _UNITS_NS = {
     "m": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-_PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_NUMBER = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-[0-9]+)?", re.ASCII)
 _LONGEST_S = 1 << 31
-_WHOLE = re.compile(rf"([-+]?)((?:{_PART.pattern})+|0)")
+
+# Compiled at their first use: most queries name no length of time.
+_PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)"
+_WHOLE = rf"([-+]?)((?:{_PART})+|0)"
+_NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)(e-[0-9]+)?"
 
 
 def parse_duration(text: str) -> timedelta:
@@ -31,11 +33,11 @@ def parse_duration(text: str) -> timedelta:
     """
     from fractions import Fraction  # most queries do without
 
-    match = _WHOLE.fullmatch(text)
+    match = re.fullmatch(_WHOLE, text)
     if match is None:
         raise ValueError(f"a time is written such as 24h, 5m, 90s, 250ms or 1h30m; not {text!r}")
     length_ns = sum(
-        (Fraction(count) * _UNITS_NS[unit] for count, unit in _PART.findall(match[2])), Fraction(0)
+        (Fraction(count) * _UNITS_NS[unit] for count, unit in re.findall(_PART, match[2])), Fraction(0)
     )
     microseconds = max(1, round(length_ns / 1000)) if length_ns else 0
     try:
@@ -51,7 +53,7 @@ def parse_seconds(text: str) -> float:
         ValueError: It is none.
     """
     try:
-        seconds = float(text) if _NUMBER.fullmatch(text) else parse_duration(text).total_seconds()
+        seconds = float(text) if re.fullmatch(_NUMBER, text) else parse_duration(text).total_seconds()
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds < _LONGEST_S:

@@ -32,8 +32,8 @@ LINEAGE_KEY = "lineage.json"
 
 _FLAT_SCHEMES = frozenset({"s3", "oss"})
 _KEY = re.compile(r"(?:ltx/([0-9])|000([0-9]))/([^/]+)", re.ASCII)
-_BELOW = re.compile(r"(.+?)/((?:ltx/[0-9]|000[0-9])/[^/]+)", re.ASCII | re.DOTALL)
-_INSIDE = re.compile(r"(?:[0-9]/)?([^/]+)", re.ASCII)
+_BELOW = r"(?s)(.+?)/((?:ltx/[0-9]|000[0-9])/[^/]+)"
+_INSIDE = r"(?:[0-9]/)?([^/]+)"
 _SHOWN = 3
 
 
@@ -91,10 +91,10 @@ def elsewhere(keys: Iterable[str]) -> str:
     """
     below: dict[str, None] = {}
     for key in keys:
-        found = _BELOW.fullmatch(key)
+        found = re.fullmatch(_BELOW, key)
         if found and parse_key(found[2]):
             below[found[1]] = None
-        elif (found := _INSIDE.fullmatch(key)) and parse_file_name(found[1]):
+        elif (found := re.fullmatch(_INSIDE, key)) and parse_file_name(found[1]):
             return "it goes on inside a replica, so leave out its end"
     if not below:
         return ""

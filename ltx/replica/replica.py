@@ -22,7 +22,6 @@ from ltx.replica.apply import FileError, Progress, apply_files
 from ltx.replica.files import LTXFile, files_of
 from ltx.replica.headers import Headers, last_txid_at, times_of
 from ltx.replica.layout import LINEAGE_KEY, Layout, elsewhere, native_layout
-from ltx.replica.output import check_integrity, check_kind, new_database
 from ltx.replica.plan import Plan, make_plan
 from ltx.replica.times import parse_time
 
@@ -201,6 +200,8 @@ class Replica:
             CorruptError: A file is damaged, and no others have its content.
             NoSnapshotError, GapError, NotReachableError: As `plan`.
         """
+        from ltx.replica.output import check_integrity, check_kind, new_database  # queries do without
+
         check_kind(integrity_check)
         started = time.monotonic()
         with new_database(output, force=force) as new:

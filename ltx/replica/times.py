@@ -12,17 +12,18 @@ from ltx.format import TXID, format_txid
 
 __all__ = ["format_time", "last_at", "parse_time"]
 
-_UNIX = re.compile(r"\d{9,10}(\.\d+)?", re.ASCII)
-_UNIX_MS = re.compile(r"\d{12,13}", re.ASCII)
-_NO_TIME = re.compile(r"[0-9a-fA-F]{16,}", re.ASCII)
+# Compiled at their first use: most queries name no time.
+_UNIX = r"(?a)\d{9,10}(\.\d+)?"
+_UNIX_MS = r"(?a)\d{12,13}"
+_NO_TIME = r"[0-9a-fA-F]{16,}"
 """Reads as a TXID; dateparser would find a date in it."""
 
-_LETTER_OR_PARTS = re.compile(r"[^\W\d_]|:|\d\D+\d+\D+\d")
+_LETTER_OR_PARTS = r"[^\W\d_]|:|\d\D+\d+\D+\d"
 """A word, a time of day, or a date of three numbers: dateparser makes a date of nearly any number."""
 
-_TWO_WAYS = re.compile(r"(?<!\d)(\d{1,2})([/. -])(\d{1,2})\2(\d{4}|\d\d)(?!\d)", re.ASCII)
-_TIME_OF_DAY = re.compile(r"(\d+):(\d+)(?::(\d+))?", re.ASCII)
-_TWICE = re.compile(r"[-+]\s*[-+]|\b([^\W\d_]+)\s+\1\b", re.IGNORECASE)
+_TWO_WAYS = r"(?a)(?<!\d)(\d{1,2})([/. -])(\d{1,2})\2(\d{4}|\d\d)(?!\d)"
+_TIME_OF_DAY = r"(?a)(\d+):(\d+)(?::(\d+))?"
+_TWICE = r"(?i)[-+]\s*[-+]|\b([^\W\d_]+)\s+\1\b"
 """Two signs, or a word two times in a row: dateparser would pass over one."""
 
 _LANGUAGES = [
@@ -73,11 +74,11 @@ def parse_time(text: str | datetime, *, now: datetime | None = None) -> datetime
         return text if text.tzinfo else text.replace(tzinfo=UTC)
     words = text.strip()
     time = None
-    if _UNIX.fullmatch(words):
+    if re.fullmatch(_UNIX, words):
         time = datetime.fromtimestamp(float(words), UTC)
-    elif _UNIX_MS.fullmatch(words):
+    elif re.fullmatch(_UNIX_MS, words):
         time = datetime.fromtimestamp(int(words) / 1000, UTC)
-    elif words and not _NO_TIME.fullmatch(words):
+    elif words and not re.fullmatch(_NO_TIME, words):
         time = _parse_iso(words) or _parse_words(words, now or datetime.now(UTC))
     if time is None:
         raise ValueError(
@@ -101,7 +102,7 @@ def _parse_iso(words: str) -> datetime | None:
 
 def _parse_words(words: str, now: datetime) -> datetime | None:
     """Read a time in words; what names neither a day nor a time of day, such as `may` or `5`, is none."""
-    if _is_number(words) or not _LETTER_OR_PARTS.search(words) or _is_odd(words):
+    if _is_number(words) or not re.search(_LETTER_OR_PARTS, words) or _is_odd(words):
         return None
     _check_order(words)
     base = now.astimezone(UTC)
@@ -115,14 +116,14 @@ def _parse_words(words: str, now: datetime) -> datetime | None:
 
 def _is_odd(words: str) -> bool:
     """Whether there is something in the text that dateparser would pass over: `yesterday 25:00` would be yesterday."""
-    times = _TIME_OF_DAY.findall(words)
+    times = re.findall(_TIME_OF_DAY, words)
     wrong = any(int(hour) > 23 or int(minute) > 59 or int(second or 0) > 59 for hour, minute, second in times)
-    return wrong or _TWICE.search(words) is not None
+    return wrong or re.search(_TWICE, words) is not None
 
 
 def _check_order(words: str) -> None:
     """Refuse a date that is one day in Europe and another in America."""
-    found = _TWO_WAYS.search(words)
+    found = re.search(_TWO_WAYS, words)
     if found is None:
         return
     one, other, year = int(found[1]), int(found[3]), int(found[4]) + (2000 if len(found[4]) == 2 else 0)

@@ -113,6 +113,27 @@ def test_a_storage_that_never_answers_is_given_up_at_the_deadline(kind: str, sou
         assert time.monotonic() - began < 1
 
 
+def test_who_waits_for_another_ones_look_waits_no_longer(source: Origin) -> None:
+    url, hooks = hooked(source.url)
+    told: list[float] = []
+
+    def connect() -> None:
+        began = time.monotonic()
+        with pytest.raises(UnavailableError, match=r"did not answer within 1 s"):
+            vfs.connect(url, timeout=1)
+        told.append(time.monotonic() - began)
+
+    with delays(hooks, LONG_S):
+        threads = [threading.Thread(target=connect) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.1)
+        for thread in threads:
+            thread.join()
+    assert len(told) == 3
+    assert max(told) < 1.6
+
+
 def test_a_page_that_never_comes_is_given_up_at_the_deadline(source: Origin) -> None:
     url, hooks = hooked(source.url)
     db = vfs.connect(url, timeout=0.3, cache_size=0)

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#define URL_VARIABLE "LITESTREAM_REPLICA_URL"
 #define VISIBLE __attribute__((visibility("default")))
 
 enum { OLDEST_SQLITE = 3031000 /* sqlite3_uri_key */, MOST_ENGINES = 4, DEFAULT_TIMEOUT_S = 60, MOST_TIMEOUT_S = 86400 };
@@ -86,7 +87,7 @@ static int vfs_open(sqlite3_vfs *vfs, const char *name, sqlite3_file *opened, in
   file->channel.fd = -1;
   file->timeout_ms = timeout_ms(sqlite3_uri_parameter(name, "timeout"));
   const char *url = sqlite3_uri_parameter(name, "replica_url");
-  if (!url || !*url) url = getenv("LITESTREAM_REPLICA_URL");
+  if (!url || !*url) url = getenv(URL_VARIABLE);
   file->url = strdup(url ? url : "");
   buffer_add_text(&file->opening, name);
   buffer_add_text(&file->opening, file->url);
@@ -330,6 +331,12 @@ static struct engine *add_engine(const sqlite3_api_routines *sqlite3_api, char *
   return NULL;
 }
 
+/* Who names the replica before the library is loaded is about to open it: what that needs is there when he does. */
+static void prepare_once(void) {
+  const char *url = getenv(URL_VARIABLE);
+  if (url && *url) prepare(url);
+}
+
 VISIBLE int sqlite3_litestreamvfs_init(sqlite3 *db, char **error, const sqlite3_api_routines *api) {
   const sqlite3_api_routines *sqlite3_api = api;
   if (sqlite3_libversion_number() < OLDEST_SQLITE) {
@@ -342,6 +349,8 @@ VISIBLE int sqlite3_litestreamvfs_init(sqlite3 *db, char **error, const sqlite3_
   if (!engine) engine = add_engine(api, error);
   (void)pthread_mutex_unlock(&turn);
   if (!engine) return SQLITE_ERROR;
+  static pthread_once_t prepared = PTHREAD_ONCE_INIT;
+  (void)pthread_once(&prepared, prepare_once);
   int code = add_functions(engine, db);
   /* The VFS stays when the connection that loaded it closes. */
   return code == SQLITE_OK ? SQLITE_OK_LOAD_PERMANENTLY : code;

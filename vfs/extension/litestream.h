@@ -71,9 +71,15 @@ enum outcome channel_receive(struct channel *channel, int operation, const struc
 
 /* Connect to the helper process for a replica; start one where none runs. -1 and `problem` where that fails. */
 int helper_connect(const char *url, const struct patience *patience, struct problem *problem);
+/* Wait until a helper that this thread started is ready; 0 if it will not be, or not yet. */
+int helper_await(int timeout_ms);
 /* Wait a moment for a helper that went away again to say why; adds to `problem`. */
 void helper_explain(struct problem *problem);
 /* What is left of the start is done: nothing more is read from a helper that this thread started. */
 void helper_forget(void);
+
+/* Have the helper for a replica running, and the replica open there if it lies in a folder. No error: whoever opens the
+ * replica later is told. */
+void prepare(const char *url);
 
 #endif
