@@ -44,7 +44,8 @@ def test_nothing_but_the_entry_points_is_exported_and_sqlite_is_not_linked() -> 
     assert "python" not in needed
 
 
-def test_valgrind_finds_nothing(source: Origin, runtime: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True], ids=["named when opened", "named before loading"])
+def test_valgrind_finds_nothing(named: bool, source: Origin, runtime: Path, tmp_path: Path) -> None:
     library = Path(json.loads(_where_is(find_library("sqlite3") or "")))
     headers = f"-I{ROOT}/vfs/extension/sqlite"
     program = compiled(tmp_path, "host", headers, str(DRIVERS / "host.c"), str(library))
@@ -64,7 +65,11 @@ def test_valgrind_finds_nothing(source: Origin, runtime: Path, tmp_path: Path) -
     checks = ["--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite", "--quiet"]
     found = subprocess.run(
         ["valgrind", *checks, program, *words],
-        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
+        env={
+            **os.environ,
+            "XDG_RUNTIME_DIR": str(runtime),
+            "LITESTREAM_REPLICA_URL": source.url if named else "",
+        },
         capture_output=True,
         text=True,
         timeout=55,

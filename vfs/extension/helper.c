@@ -284,8 +284,8 @@ static int start(const struct python *python, int listening, int errors) {
 
 static int start_listening(const struct sockaddr_un *address, const struct python *python, struct problem *problem) {
   int ends[2] = {-1, -1}, errors = -1, failed = 0;
-  int listening = new_socket();
   (void)unlink(address->sun_path); /* of a helper that was killed */
+  int listening = new_socket();
   if (listening < 0 || bind(listening, (const struct sockaddr *)address, sizeof *address) != 0 ||
       listen(listening, BACKLOG) != 0 || pipe(ends) != 0 || (errors = fcntl(ends[1], F_DUPFD_CLOEXEC, 10)) < 0)
     failed = errno;
