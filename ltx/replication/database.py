@@ -178,7 +178,10 @@ class Database:
         if not found:
             return
         self.line.roll()
-        ahead = most_ahead(found, self.line, self._check_writer)
+        others = next((each.error for each in self.uploaders if each.late and each.error), None)
+        ahead = most_ahead(found, self.line, self._check_writer, are_all=others is None)
+        if others is not None and not found and not self.line.txid:
+            raise others
         if ahead is not None and ahead.newest is not None:
             newest = ahead.newest.max_txid
             behind = max(newest, self.line.txid)

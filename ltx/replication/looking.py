@@ -86,7 +86,7 @@ def look_at_all(uploaders: Sequence[Uploader]) -> tuple[list[Look], BackendError
     return found, None if found else next(iter(errors), None)
 
 
-def most_ahead(found: list[Look], line: Line, check: Callable[[Look], None]) -> Look | None:
+def most_ahead(found: list[Look], line: Line, check: Callable[[Look], None], *, are_all: bool) -> Look | None:
     """Return the replica that has most, where that is more than a line has, or something else.
 
     Another database's is taken out, with its error, and the others go on.
@@ -95,9 +95,10 @@ def most_ahead(found: list[Look], line: Line, check: Callable[[Look], None]) -> 
         found: What the replicas have.
         line: What is known here.
         check: Raises `ConflictError` where somebody else wrote there.
+        are_all: Whether there are no others, that may answer later.
 
     Raises:
-        ConflictError: All of them are.
+        ConflictError: All of them are, and there are no others.
     """
     refused: list[tuple[Look, ConflictError]] = []
     ahead = None
@@ -111,7 +112,7 @@ def most_ahead(found: list[Look], line: Line, check: Callable[[Look], None]) -> 
         else:
             ahead = look
             break
-    if len(refused) == len(found):
+    if are_all and len(refused) == len(found):
         raise refused[0][1]
     for look, error in refused:
         found.remove(look)

@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
+from backends import ObjectInfo, UnavailableError
+from backends.local import LocalBackend
 from ltx import ConflictError, DatabaseError, Replica, ReplicaError, replicate_once
 from ltx.replication.database import Database, Settings
 from ltx.replication.missing import restore_at_start
@@ -312,6 +315,38 @@ def test_one_of_several_replicas_that_is_another_databases_and_ahead_stops_alone
         assert "--adopt" in str(refused.error)
     assert sorted(other.url.rglob("*")) == before
     assert restored(str(first.url), folder / "out") == image(first.path)
+
+
+def test_one_that_is_another_databases_keeps_nobody_from_one_that_does_not_answer_yet(first: Site) -> None:
+    further(first, 2)
+    folder = first.path.parent / "elsewhere"
+    folder.mkdir()
+    path, own = make(folder / "b.db", page_size=512, rows=50), folder / "replica"
+    away = True
+
+    class Away(LocalBackend):
+        def list(self, prefix: str = "", *, start_after: str = "") -> Iterator[ObjectInfo]:
+            if away:
+                raise UnavailableError("is away")
+            return super().list(prefix, start_after=start_after)
+
+    before = sorted(first.url.rglob("*"))
+    replicas = [Replica(Away(own)), Replica.open(str(first.url))]
+    with closing(Database(path, replicas, Settings())) as database:
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                database.sync()
+        slow, refused = database.uploaders
+        assert refused.stopped
+        assert "--adopt" in str(refused.error)
+        away = False
+        for _ in range(3):
+            database.sync()
+            slow.push()
+        assert slow.error is None
+        assert refused.stopped
+    assert sorted(first.url.rglob("*")) == before
+    assert restored(str(own), folder / "out") == image(path)
 
 
 @pytest.mark.parametrize("host", ["", "another name of the same container"])
