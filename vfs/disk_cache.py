@@ -275,7 +275,7 @@ class DiskCache:
 
     def _opened(self) -> apsw.Connection:
         if self._connection is None:
-            import ctypes  # noqa: F401 - after a fork there is no loading any more; most queries do without
+            import ctypes  # noqa: F401 - a forked child needs it, and must not load anything
 
             db = apsw.Connection(str(self.path))
             db.set_busy_timeout(_BUSY_MS)
@@ -350,10 +350,10 @@ def _release() -> None:
 
 def _leave_to_parent() -> None:
     """Keep a child from closing its parent's databases: SQLite must not cross a fork."""
-    import ctypes
-
     for cache in _caches:
         if cache._connection is not None:
+            import ctypes  # it is there: whoever opened the connection saw to it
+
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(cache._connection))
             cache._connection = None
     _known.clear()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from ctypes.util import find_library
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import DRIVERS, EXTENSION, ROOT, uri
+from tests.support.hosts import DRIVERS, EXTENSION, ROOT, helpers, uri
 from tests.test_vfs.origin import Origin
 
 SOURCES = sorted((ROOT / "vfs/extension").glob("*.c"))
@@ -79,6 +80,32 @@ def test_valgrind_finds_nothing(named: bool, source: Origin, runtime: Path, tmp_
     *answers, refusal = found.stdout.splitlines()
     assert answers == ["2000|1", "", "3000|1", "0000000000000001|1|", "2000"]
     assert "no LTX files lie at" in refusal
+
+
+def test_a_child_that_is_forked_while_the_library_is_loaded_holds_nobody_up(
+    source: Origin, runtime: Path, tmp_path: Path
+) -> None:
+    """It would have the lock, the socket of the helper and the pipe by which it tells that it is ready."""
+    library = Path(json.loads(_where_is(find_library("sqlite3") or "")))
+    headers = f"-I{ROOT}/vfs/extension/sqlite"
+    program = compiled(tmp_path, "forking", headers, "-pthread", str(DRIVERS / "forking.c"), str(library))
+    for place, after_us in enumerate((300, 600, 900, 1200, 1600, 2200, 3000)):
+        folder = runtime / str(place)
+        folder.mkdir(mode=0o700)
+        found = subprocess.run(
+            [program, EXTENSION, str(after_us)],
+            env={**os.environ, "XDG_RUNTIME_DIR": str(folder), "LITESTREAM_REPLICA_URL": source.url},
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+        for each in helpers(folder):
+            os.kill(each, signal.SIGKILL)
+        assert found.returncode == 0, found
+        loaded_ms, opened_ms, rows = map(int, found.stdout.split())
+        assert rows == 3000
+        assert loaded_ms < 1900, f"forked after {after_us} us"  # the helper is waited for 2 s at most
+        assert opened_ms < 5000, f"forked after {after_us} us"
 
 
 def _where_is(name: str) -> str:

@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support.hosts import COMMANDS, HostError, helpers, host, uri
+from tests.support.hosts import COMMANDS, EXTENSION, HostError, helpers, host, uri
+from tests.support.replicating import eventually
 from tests.support.s3_stub import answer, refused_port, stub
 from tests.test_vfs.origin import Origin
 
@@ -90,3 +93,62 @@ def test_what_is_loaded_late_is_there(runtime: Path) -> None:
     with host("python3", runtime, **keys) as program, pytest.raises(HostError) as refused:
         program.open(uri(url, timeout="1"))
     assert "did not answer within 1 s" in str(refused.value) or "refused" in str(refused.value).lower()
+
+
+def test_signals_do_not_end_the_wait(source: Origin, runtime: Path) -> None:
+    program = """
+import signal, sqlite3, sys
+db = sqlite3.connect(":memory:")
+db.enable_load_extension(True)
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+db.load_extension(sys.argv[1])
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("loaded", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        ["/usr/bin/python3", "-c", program, EXTENSION],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "LITESTREAM_REPLICA_URL": source.url},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "loaded\n"
+        [there] = helpers(runtime)
+        assert Path(f"/proc/{there}/fd/2").readlink() == Path("/dev/null"), "it was ready"
+
+
+def test_nothing_is_fetched_before_it_is_opened_whatever_the_environment_wants(
+    source: Origin, runtime: Path, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole.db"
+    wanted = {"LITESTREAM_HYDRATION_ENABLED": "1", "LITESTREAM_HYDRATION_PATH": str(whole)}
+    with host("python3", runtime, LITESTREAM_REPLICA_URL=source.url, **wanted) as program:
+        time.sleep(0.5)
+        assert not whole.exists()
+        program.open(NAMED)
+        assert program.sql(COUNT) == [[3000]]
+        eventually(whole.exists, seconds=20)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/app?region=us-east-1", ""])
+def test_a_helper_holds_no_folder_of_the_program(url: str, source: Origin, runtime: Path) -> None:
+    with host("python3", runtime, LITESTREAM_REPLICA_URL=url or source.url):
+        [there] = helpers(runtime)
+        assert Path(f"/proc/{there}/cwd").readlink() == Path("/")
+
+
+@pytest.mark.parametrize("length", [66, 67, 68, 69, 70, 90])
+def test_a_runtime_folder_may_have_a_name_of_any_length(length: int, source: Origin) -> None:
+    """The name of a socket may not; beyond that the helper's is in another place."""
+    with TemporaryDirectory(dir="/tmp") as short:
+        folder = Path(short, "r" * (length - len(short) - 1))
+        folder.mkdir(mode=0o700)
+        assert len(str(folder)) == length
+        with host("python3", folder, LITESTREAM_REPLICA_URL=source.url) as program:
+            program.open(NAMED)
+            assert program.sql(COUNT) == [[3000]]
+            [there] = helpers(folder)
+        os.kill(there, signal.SIGKILL)

@@ -1,6 +1,8 @@
 """Connections in threads and in forked children."""
 
 import os
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -11,6 +13,7 @@ import apsw
 import pytest
 
 import vfs
+from tests.support.replicating import ROOT
 from tests.test_vfs.origin import Origin, as_read, content, number, origin, rows, seen
 from tests.test_vfs.storages import delays, hooked
 
@@ -178,3 +181,33 @@ def test_one_connection_shared_by_threads_answers_right_or_says_that_it_is_busy(
     together(4, read)
     assert set(answers) == {10_000}
     assert len(answers) >= 30
+
+
+def test_a_child_that_is_forked_while_a_thread_loads_a_module_lives() -> None:
+    """Whoever is forked must not load anything: the lock of a module that is being loaded is free never more."""
+    program = """
+import os, sys, threading, time
+import vfs
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "ctypes" and threading.current_thread() is not threading.main_thread():
+            loading.set()
+            time.sleep(0.5)
+loading = threading.Event()
+sys.meta_path.insert(0, Slow())
+assert "ctypes" not in sys.modules
+threading.Thread(target=lambda: __import__("ctypes")).start()
+loading.wait()
+if os.fork() == 0:
+    os._exit(0)
+os.wait()
+print("both live")
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert found.stdout == "both live\n", found.stderr

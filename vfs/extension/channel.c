@@ -93,7 +93,7 @@ uint64_t cursor_u64(struct cursor *cursor) {
   return number;
 }
 
-static int64_t now_ms(void) {
+int64_t now_ms(void) {
   struct timespec now;
   (void)clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;

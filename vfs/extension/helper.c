@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -26,18 +27,21 @@
 
 #define PROTOCOL "1"
 
-enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64 };
+enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64, START_MS = 2000 };
 
 extern char **environ;
 
 /* What the helper runs first. Descriptors of the host are closed: a pipe held open would never end for its reader.
  * Modules that others import for rare cases, and that take an eighth of the start, are loaded when they are used. */
-static const char BOOT[] = "import gc, importlib, os, sys\n"
+static const char BOOT[] = "import _thread, gc, importlib, os, sys\n"
                            "gc.disable()\n" /* what is loaded stays: looking through it takes time */
+                           "if sys.argv[2]: os.chdir(sys.argv[2])\n"
                            "class Later(type(sys)):\n"
+                           "    lock = _thread.allocate_lock()\n"
                            "    def __getattr__(self, name):\n"
                            "        if name.startswith('__'): raise AttributeError(name)\n"
-                           "        if sys.modules.get(self.__name__) is self: del sys.modules[self.__name__]\n"
+                           "        with Later.lock:\n"
+                           "            if sys.modules.get(self.__name__) is self: del sys.modules[self.__name__]\n"
                            "        return getattr(importlib.import_module(self.__name__), name)\n"
                            "for name in 'inspect', 'ipaddress', 'traceback':\n"
                            "    sys.modules.setdefault(name, Later(name))\n"
@@ -48,37 +52,13 @@ static const char BOOT[] = "import gc, importlib, os, sys\n"
                            "gc.enable()\n"
                            "main()\n";
 
+/* What is open while a helper is started, under the lock; else -1. A child that another thread forks meanwhile would keep
+ * the lock taken, the socket answering for nobody, and the pipe from ending. */
+enum { LOCKING, LISTENING, WRITING, ERRORS, HELD };
+static int held[HELD] = {-1, -1, -1, -1};
+
 /* Standard error of a helper that this thread started and has not heard from. */
 static _Thread_local int started = -1;
-
-static uint64_t rotated(uint64_t value, int bits) { return value << bits | value >> (64 - bits); }
-
-/* SipHash-2-4: https://www.aumasson.jp/siphash/siphash.pdf */
-static uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size) {
-  uint64_t v0 = k0 ^ 0x736f6d6570736575ULL, v1 = k1 ^ 0x646f72616e646f6dULL;
-  uint64_t v2 = k0 ^ 0x6c7967656e657261ULL, v3 = k1 ^ 0x7465646279746573ULL;
-  for (size_t start = 0; start <= size; start += 8) {
-    uint64_t word = 0;
-    size_t count = size - start < 8 ? size - start : 8;
-    if (count) memcpy(&word, data + start, count);
-    if (count < 8) word |= (uint64_t)(size & 0xff) << 56;
-    v3 ^= word;
-    int rounds = count < 8 ? 2 + 4 : 2;
-    for (int round = 0; round < rounds; round++) {
-      if (round == 2) {
-        v0 ^= word;
-        v2 ^= 0xff;
-      }
-      v0 += v1, v1 = rotated(v1, 13) ^ v0, v0 = rotated(v0, 32);
-      v2 += v3, v3 = rotated(v3, 16) ^ v2;
-      v0 += v3, v3 = rotated(v3, 21) ^ v0;
-      v2 += v1, v1 = rotated(v1, 17) ^ v2, v2 = rotated(v2, 32);
-    }
-    if (count < 8) break;
-    v0 ^= word;
-  }
-  return v0 ^ v1 ^ v2 ^ v3;
-}
 
 /* Variables that change from one terminal or moment to the next and mean nothing to a storage. */
 static int is_idle(const char *variable) {
@@ -197,7 +177,7 @@ static int name_socket(struct sockaddr_un *address, const char *folder, const ui
   }
   memset(address, 0, sizeof *address);
   address->sun_family = AF_UNIX;
-  (void)snprintf(address->sun_path, sizeof address->sun_path, "%.70s/%016llx%016llx", folder,
+  (void)snprintf(address->sun_path, sizeof address->sun_path, "%.74s/%016llx%016llx", folder,
                  (unsigned long long)siphash(key[0], key[1], purpose.data, purpose.size),
                  (unsigned long long)siphash(~key[1], key[0], purpose.data, purpose.size));
   buffer_free(&purpose);
@@ -243,7 +223,7 @@ static int try_connect(const struct sockaddr_un *address, const struct patience 
 
 /* Start a helper that listens on a socket, so that it can be connected to at once. The shell in between keeps it from
  * being a child of the host, who would have to wait for it. */
-static int start(const struct python *python, int listening, int errors) {
+static int start(const struct python *python, const char *url, int listening, int errors) {
   static const char shell[] = "/bin/sh", script[] = "\"$@\" &", name[] = "litestream";
   char *const arguments[] = {(char *)(uintptr_t)shell,
                              (char *)(uintptr_t)"-c",
@@ -254,6 +234,8 @@ static int start(const struct python *python, int listening, int errors) {
                              (char *)(uintptr_t)"-c",
                              (char *)(uintptr_t)BOOT,
                              (char *)(uintptr_t)python->folder,
+                             /* Where a URL says it all, no folder of the host's is held. */
+                             (char *)(uintptr_t)(strstr(url, "://") ? "/" : ""),
                              NULL};
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
@@ -282,24 +264,38 @@ static int start(const struct python *python, int listening, int errors) {
   return 0;
 }
 
-static int start_listening(const struct sockaddr_un *address, const struct python *python, struct problem *problem) {
-  int ends[2] = {-1, -1}, errors = -1, failed = 0;
+static void let_go(int which) {
+  int fd = held[which];
+  held[which] = -1;
+  if (fd >= 0) (void)close(fd);
+}
+
+static void let_go_in_child(void) {
+  for (int which = 0; which < HELD; which++) let_go(which);
+}
+
+static void register_child(void) { (void)pthread_atfork(NULL, NULL, let_go_in_child); }
+
+static int start_listening(const struct sockaddr_un *address, const struct python *python, const char *url,
+                           struct problem *problem) {
+  int ends[2] = {-1, -1}, failed = 0;
   (void)unlink(address->sun_path); /* of a helper that was killed */
-  int listening = new_socket();
+  int listening = held[LISTENING] = new_socket();
   if (listening < 0 || bind(listening, (const struct sockaddr *)address, sizeof *address) != 0 ||
-      listen(listening, BACKLOG) != 0 || pipe(ends) != 0 || (errors = fcntl(ends[1], F_DUPFD_CLOEXEC, 10)) < 0)
+      listen(listening, BACKLOG) != 0 || pipe(ends) != 0)
     failed = errno;
+  held[WRITING] = ends[1];
   if (!failed) {
     (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
-    (void)close(ends[1]);
-    ends[1] = -1;
-    failed = start(python, listening, errors);
+    held[ERRORS] = fcntl(ends[1], F_DUPFD_CLOEXEC, 10);
+    failed = held[ERRORS] < 0 ? errno : 0;
+    let_go(WRITING);
   }
-  for (int place = 0; place < 2; place++)
-    if (ends[place] >= 0 && (place || failed)) (void)close(ends[place]);
-  if (errors >= 0) (void)close(errors);
-  if (listening >= 0) (void)close(listening);
+  if (!failed) failed = start(python, url, listening, held[ERRORS]);
+  let_go(ERRORS);
+  let_go(LISTENING);
   if (failed) {
+    if (ends[0] >= 0) (void)close(ends[0]);
     (void)unlink(address->sun_path);
     problem_set(problem, SQLITE_CANTOPEN, "the process that reads the replica cannot be started: %s",
                 strerror(failed));
@@ -315,14 +311,17 @@ int helper_connect(const char *url, const struct patience *patience, struct prob
   uint64_t key[2];
   struct python python;
   struct sockaddr_un address;
+  static pthread_once_t registered = PTHREAD_ONCE_INIT;
+  (void)pthread_once(&registered, register_child);
   if (find_folder(folder, sizeof folder, problem) != 0) return -1;
   find_python(&python);
   int lock = take_lock(folder, patience, problem);
   if (lock < 0) return -1;
+  held[LOCKING] = lock;
   int fd = -1;
   if (read_key(folder, key, problem) == 0 && name_socket(&address, folder, key, url, &python, problem) == 0) {
     fd = try_connect(&address, patience, problem);
-    if (fd < 0 && start_listening(&address, &python, problem) == 0) {
+    if (fd < 0 && start_listening(&address, &python, url, problem) == 0) {
       fd = try_connect(&address, patience, problem);
       if (fd < 0) {
         problem_set(problem, SQLITE_CANTOPEN, "%s: %s", address.sun_path, strerror(errno));
@@ -330,6 +329,8 @@ int helper_connect(const char *url, const struct patience *patience, struct prob
       }
     }
   }
+  held[LOCKING] = -1; /* before others can take it, and note that they have it */
+  (void)flock(lock, LOCK_UN); /* not by closing alone: a child may have it, too */
   (void)close(lock);
   return fd;
 }
@@ -339,10 +340,18 @@ void helper_forget(void) {
   started = -1;
 }
 
+/* Wait until the helper that this thread started says something or closes its standard error. */
+static short wait_for_word(int timeout_ms) {
+  struct pollfd polled = {started, POLLIN, 0};
+  int64_t deadline = now_ms() + timeout_ms, left;
+  while ((left = deadline - now_ms()) > 0)
+    if (poll(&polled, 1, (int)left) >= 0 || errno != EINTR) break;
+  return polled.revents;
+}
+
 int helper_await(int timeout_ms) {
   /* It closes its standard error when it is ready; a word there says that it will never be. */
-  struct pollfd polled = {started, POLLIN, 0};
-  return started < 0 || (poll(&polled, 1, timeout_ms) > 0 && !(polled.revents & POLLIN));
+  return started < 0 || (wait_for_word(timeout_ms) & (POLLIN | POLLHUP)) == POLLHUP;
 }
 
 void helper_explain(struct problem *problem) {
@@ -350,8 +359,7 @@ void helper_explain(struct problem *problem) {
   size_t size = 0;
   if (started < 0) return;
   while (size < sizeof said - 1) {
-    struct pollfd polled = {started, POLLIN, 0};
-    if (poll(&polled, 1, 2000) <= 0) break;
+    if (!wait_for_word(START_MS)) break;
     ssize_t had = read(started, said + size, sizeof said - 1 - size);
     if (had <= 0) break;
     size += (size_t)had;

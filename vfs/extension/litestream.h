@@ -60,6 +60,10 @@ struct channel {
 
 enum outcome { ANSWERED, REFUSED, LOST, INTERRUPTED };
 
+uint64_t siphash(uint64_t k0, uint64_t k1, const uint8_t *data, size_t size);
+
+int64_t now_ms(void); /* by a clock that only goes on */
+
 int channel_is_open(const struct channel *channel);
 void channel_close(struct channel *channel);
 /* Send a request; none of the descriptors of the last answer is kept. */

@@ -31,9 +31,11 @@ static void look_at(const char *url, int fd) {
   channel.fd = fd;
   channel.owner = getpid();
   buffer_add(&opening, &newest, sizeof newest);
-  buffer_add_text(&opening, ""); /* no label, and no parameters */
+  buffer_add_text(&opening, ""); /* no label */
   buffer_add_text(&opening, url);
   buffer_add_text(&opening, getcwd(here, sizeof here) ? here : "/");
+  buffer_add_text(&opening, "hydrate"); /* whatever the environment wants: nobody has opened anything yet */
+  buffer_add_text(&opening, "0");
   if (channel_send(&channel, OPEN, &opening, &patience, &ignored) == ANSWERED)
     (void)channel_receive(&channel, OPEN, &patience, &ignored);
   buffer_free(&opening);

@@ -93,8 +93,6 @@ class Session:
         parameters["hydration_path"] = str(Path(here, path)) if path else ""
         folder = parameters.get("cache_dir", os.environ.get(DIR_VARIABLE, ""))
         parameters["cache_dir"] = str(Path(here, folder)) if folder else ""
-        if "://" in url:
-            os.chdir("/")  # or the folder that the first client was in could not be unmounted
         if txid:
             parameters.pop("at", None)
             parameters["txid"] = f"{txid:016x}"
