@@ -27,7 +27,7 @@
 
 #define PROTOCOL "1"
 
-enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64, START_MS = 2000 };
+enum { KEY_SIZE = 16, NAME_SIZE = 108, WAIT_MS = 5, BACKLOG = 64 };
 
 extern char **environ;
 
@@ -341,17 +341,17 @@ void helper_forget(void) {
 }
 
 /* Wait until the helper that this thread started says something or closes its standard error. */
-static short wait_for_word(int timeout_ms) {
+static short wait_for_word(void) {
   struct pollfd polled = {started, POLLIN, 0};
-  int64_t deadline = now_ms() + timeout_ms, left;
+  int64_t deadline = now_ms() + START_MS, left;
   while ((left = deadline - now_ms()) > 0)
     if (poll(&polled, 1, (int)left) >= 0 || errno != EINTR) break;
   return polled.revents;
 }
 
-int helper_await(int timeout_ms) {
+int helper_await(void) {
   /* It closes its standard error when it is ready; a word there says that it will never be. */
-  return started < 0 || (wait_for_word(timeout_ms) & (POLLIN | POLLHUP)) == POLLHUP;
+  return started < 0 || (wait_for_word() & (POLLIN | POLLHUP)) == POLLHUP;
 }
 
 void helper_explain(struct problem *problem) {
@@ -359,7 +359,7 @@ void helper_explain(struct problem *problem) {
   size_t size = 0;
   if (started < 0) return;
   while (size < sizeof said - 1) {
-    if (!wait_for_word(START_MS)) break;
+    if (!wait_for_word()) break;
     ssize_t had = read(started, said + size, sizeof said - 1 - size);
     if (had <= 0) break;
     size += (size_t)had;

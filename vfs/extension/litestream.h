@@ -8,7 +8,7 @@
 
 enum operation { OPEN = 1, LOCK, UNLOCK, READ, PRAGMA, CANCEL }; /* as in vfs/serve/protocol.py */
 
-enum { MOST_FDS = 64, TEXT_SIZE = 1024 };
+enum { MOST_FDS = 64, TEXT_SIZE = 1024, START_MS = 2000 /* how long a start is waited for */ };
 
 /* Why something failed: SQLite's code, and the reason in words. */
 struct problem {
@@ -76,7 +76,7 @@ enum outcome channel_receive(struct channel *channel, int operation, const struc
 /* Connect to the helper process for a replica; start one where none runs. -1 and `problem` where that fails. */
 int helper_connect(const char *url, const struct patience *patience, struct problem *problem);
 /* Wait until a helper that this thread started is ready; 0 if it will not be, or not yet. */
-int helper_await(int timeout_ms);
+int helper_await(void);
 /* Wait a moment for a helper that went away again to say why; adds to `problem`. */
 void helper_explain(struct problem *problem);
 /* What is left of the start is done: nothing more is read from a helper that this thread started. */

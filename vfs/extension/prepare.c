@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { START_MS = 2000, OPEN_MS = 50 };
+enum { OPEN_MS = 50 };
 
 static int is_never_interrupted(void *context) {
   (void)context;
@@ -47,7 +47,7 @@ void prepare(const char *url) {
   struct problem ignored;
   /* Never closed: a process that has loaded the library is a client for as long as it lives. */
   int client = helper_connect(url, &patience, &ignored);
-  int is_ready = client >= 0 && helper_await(START_MS);
+  int is_ready = client >= 0 && helper_await();
   helper_forget();
   int other = is_ready && is_near(url) ? helper_connect(url, &patience, &ignored) : -1;
   if (other >= 0) look_at(url, other);
